@@ -1,0 +1,1 @@
+//! Memory for zero-copy I/O.

@@ -1,0 +1,2 @@
+//! The `dataplane` tool.
+fn main() {}
