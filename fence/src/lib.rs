@@ -1,1 +1,60 @@
-//! Timeline semaphores.
+//! Timeline semaphores: points in time that any thread can reach, await and pass on.
+//!
+//! A [`Semaphore`] is one `u64` that only grows. Work that produces something signals the value
+//! it has reached; work that needs it waits for that value: as a future ([`Semaphore::wait`]), as
+//! a callback ([`Semaphore::on_reach`]), or by blocking the thread
+//! ([`Semaphore::wait_blocking`]). Several are waited for with [`wait_all`] and [`wait_any`], one
+//! can be linked to another ([`Semaphore::link`]), and one whose work is lost is failed
+//! ([`Semaphore::fail`]), which reaches everybody who waits now or later. The model is the
+//! timeline semaphore of Vulkan (`VK_KHR_timeline_semaphore`), kept wholly in user space.
+//!
+//! The crate knows no ring and no loop: nothing here has a thread, a descriptor or a timer of
+//! its own. User code (callbacks, wakers) runs on the thread that signals, with no lock held.
+//!
+//! ```
+//! use fence::{Failure, Semaphore};
+//!
+//! let drawn = Semaphore::new(0);
+//! let seen = std::thread::spawn({
+//!     let drawn = drawn.clone();
+//!     move || drawn.wait_blocking(2, None)
+//! });
+//! drawn.signal(1)?;
+//! drawn.signal(2)?;
+//! assert!(seen.join().expect("the waiter does not panic")? >= 2);
+//!
+//! drawn.fail(Failure::with_errno(5, "the device is lost"));
+//! assert!(drawn.value().is_err());
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
+//!
+//! | file | noun |
+//! |---|---|
+//! | `semaphore.rs` | the value, its failure, and who may change them |
+//! | `waiters.rs` | everybody who waits, in the order of the values waited for |
+//! | `wait.rs` | one wait: the future and the blocked thread |
+//! | `callback.rs` | one wait: the callback |
+//! | `all_any.rs` | several waits as one future |
+//! | `link.rs` | a change passed on to linked semaphores |
+//! | `error.rs` | what can go wrong |
+//! | `sync.rs` | the primitives, replaced by loom's under `cfg(loom)` |
+
+#![forbid(unsafe_code)]
+
+mod all_any;
+mod callback;
+mod error;
+mod link;
+#[cfg(all(test, loom))]
+mod loom_model;
+mod semaphore;
+mod sync;
+mod wait;
+mod waiters;
+
+pub use all_any::{Reached, WaitAll, WaitAny, wait_all, wait_any};
+pub use callback::Callback;
+pub use error::{Failed, Failure, SignalError, WaitError, WaitManyError};
+pub use link::Link;
+pub use semaphore::Semaphore;
+pub use wait::Wait;
