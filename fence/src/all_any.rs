@@ -20,7 +20,7 @@ use crate::waiters::{Key, Outcome, Waiter};
 ///
 /// Ready at once if all have, and for an empty list. The first failure ends the wait, whatever
 /// the others do. A semaphore may be named more than once. The wait begins with the first poll;
-/// dropping the future cancels it. Made of one allocation for the list and one for the group.
+/// dropping the future cancels it.
 pub fn wait_all(list: &[(&Semaphore, u64)]) -> WaitAll {
     WaitAll(Many::new(list, list.len()))
 }

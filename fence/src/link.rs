@@ -13,7 +13,9 @@
 //!   appended once, in a cycle too.
 //! - It cannot deadlock: one lock is held at a time.
 //! - It is right under concurrency: a slower thread's relayed value that is no longer above the
-//!   target's is refused like any signal, and whoever wrote the greater value tells the waiters.
+//!   target's is refused like any signal, and whoever wrote the greater value tells the waiters
+//!   and relays onwards. So a signal may return while another thread's is still on its way along
+//!   the same links; none is left behind once both have returned.
 //!   A failure carries the value its source had reached, so a target that the failure overtakes
 //!   still reaches what was signalled before it.
 //! - It allocates nothing per signal: the links of a semaphore are an immutable list taken by

@@ -3,9 +3,9 @@
 //! A wait is a key in its semaphore's set of waiters and nothing else: the entry holds the waker,
 //! and the outcome is read from the semaphore itself, where it cannot change any more once there
 //! is one (the value never shrinks, and a failed semaphore's value never grows). So a wait costs
-//! no allocation of its own, and a value that is reached is seen without a lock. An entry may
-//! then still be in the set, with its signaller on the way to it; it wakes once more, which the
-//! contract of wakers (`std::task::Waker`) allows.
+//! its place in the set and no allocation of its own, and a value that is reached is seen without
+//! a lock. The entry may then still be in the set, with its signaller on the way to it; it wakes
+//! once more, which the contract of wakers (`std::task::Waker`) allows.
 
 use std::fmt;
 use std::future::Future;
