@@ -32,7 +32,8 @@ fn assert_clean(command: &mut Command, remedy: &str) {
 fn the_workspace_is_formatted() {
     if is_installed("fmt", "rustfmt") {
         assert_clean(
-            gate::command(env!("CARGO")).args(["fmt", "--all", "--check"]),
+            gate::command(env!("CARGO"))
+                .args(["fmt", "--all", "--check", "--", "--color", "never"]),
             "formatting differs: run `cargo fmt --all`",
         );
     }

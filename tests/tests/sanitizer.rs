@@ -2,8 +2,8 @@
 //! everything, io_uring with the least, and epoll.
 //!
 //! The sanitizer sees what this process reads and writes. What the kernel writes into freed memory
-//! it does not see; for that the suite poisons and checks. Leaks are not looked for: dropping a
-//! proactor that cannot drain leaks on purpose.
+//! it does not see. Leaks are not looked for: dropping a proactor that cannot drain leaks on
+//! purpose.
 //!
 //! It needs a nightly toolchain no older than the workspace's Rust version; without one the test is
 //! skipped with a printed reason. Zero cases run in a configuration is a failure, and a
@@ -115,11 +115,11 @@ fn verdict(outcome: &gate::Outcome, required: &str) -> Result<String, String> {
             let why = if counts.skipped == 0 { "no case ran" } else { &counts.reason };
             return Err(format!("{configuration}: nothing was checked: {why}\n{}", outcome.tail()));
         }
-        let reason = if counts.ok == 0 { &counts.reason } else { "" };
-        summary.push(format!(
-            "{configuration}: {} ok, {} skipped {reason}",
-            counts.ok, counts.skipped
-        ));
+        let mut line = format!("{configuration}: {} ok, {} skipped", counts.ok, counts.skipped);
+        if counts.ok == 0 {
+            line += &format!(" ({})", counts.reason);
+        }
+        summary.push(line);
     }
     if !outcome.ok {
         return Err(format!("the runner failed\n{}", outcome.tail()));

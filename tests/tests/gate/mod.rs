@@ -49,8 +49,9 @@ pub(crate) fn target_dir(gate: &str) -> PathBuf {
 /// Runs a command to its end, after any other gate's.
 pub(crate) fn run(command: &mut Command) -> Result<Outcome, String> {
     let _turn = ONE_AT_A_TIME.lock().unwrap_or_else(PoisonError::into_inner);
-    let Output { status, stdout, stderr } =
-        command.output().map_err(|error| format!("{command:?} did not start: {error}"))?;
+    let Output { status, stdout, stderr } = command
+        .output()
+        .map_err(|error| format!("{} did not start: {error}", command.get_program().display()))?;
     let text = |bytes: Vec<u8>| String::from_utf8_lossy(&bytes).into_owned();
     Ok(Outcome { ok: status.success(), stdout: text(stdout), stderr: text(stderr) })
 }
