@@ -26,7 +26,7 @@ pub(crate) struct Extent {
 impl Extent {
     /// # Safety
     /// The memory is mapped, initialised, readable (and writable, for `copy_in`) while the extent
-    /// is used, and is accessed by other threads only through extents with the same start and
+    /// is used. If it is written meanwhile, then only through extents with the same start and
     /// length, or from outside this program.
     pub(crate) unsafe fn new(start: NonNull<u8>, len: usize) -> Self {
         Self { start, len }

@@ -38,10 +38,13 @@ pub(crate) fn create(
     Ok(fd)
 }
 
-/// Fixes the size for good; whether that worked.
-pub(crate) fn seal(fd: BorrowedFd<'_>) -> bool {
+/// Fixes the size for good, and that it is fixed.
+pub(crate) fn seal(operation: &'static str, fd: BorrowedFd<'_>) -> Result<(), RegionError> {
     let seals = SealFlag::F_SEAL_SHRINK | SealFlag::F_SEAL_GROW | SealFlag::F_SEAL_SEAL;
-    fcntl(fd, FcntlArg::F_ADD_SEALS(seals)).is_ok()
+    fcntl(fd, FcntlArg::F_ADD_SEALS(seals)).map(drop).map_err(|errno| {
+        let next = "check the seccomp profile for fcntl";
+        RegionError::system(operation, errno as i32, "sealing the memfd", next)
+    })
 }
 
 /// Allocates the file's pages, an error when there are not enough.

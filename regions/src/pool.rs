@@ -68,10 +68,9 @@ impl Pool {
 
     /// Takes a slot or queues `waker`; the ticket belongs to the caller until [`Pool::cancel`].
     pub(crate) fn poll_acquire(&self, ticket: &mut Ticket, waker: &Waker) -> Option<usize> {
-        if ticket.is_none() && self.waiting.load(Ordering::SeqCst) == 0 {
-            if let Some(slot) = self.acquire() {
-                return Some(slot);
-            }
+        let first = ticket.is_none() && self.waiting.load(Ordering::SeqCst) == 0;
+        if first && let Some(slot) = self.acquire() {
+            return Some(slot);
         }
         self.enqueue(ticket, waker.clone());
         model_fence();

@@ -6,29 +6,27 @@
 //! and `Sync`; the last drop unmaps, or runs the release callback, on its own thread.
 //!
 //! A region is *private* while nobody outside this crate's own handles can write it: anonymous
-//! memory, and a memfd whose descriptor has not been asked for. There is no `&[u8]` over a region
+//! memory, and a memfd whose descriptor has not been asked for, without remote writes. There is no `&[u8]` over a region
 //! as such (another handle may be copying in); leases and spans of a private slab give one.
 //!
-//! Unsafe is here because a region holds raw memory and takes foreign memory on the caller's word.
+//! Unsafe is here because a region is a raw address that threads share.
 #![allow(unsafe_code)]
 
 use std::fmt;
-use std::fs::File;
 use std::num::NonZeroU64;
-use std::ops::{Bound, RangeBounds};
+use std::ops::RangeBounds;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::ptr::NonNull;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, OnceLock};
+use std::sync::{Arc, OnceLock};
 
 use crate::access::Access;
 use crate::copy::Extent;
 use crate::error::{RegionError, RegionErrorKind};
-use crate::limits;
 use crate::mapping::Mapping;
-use crate::memfd;
-use crate::page::{HugeOutcome, PageSize};
+use crate::page::HugeOutcome;
+use crate::range::resolve;
+use crate::source::{Holder, Source};
 use crate::span::Span;
 
 /// The largest piece io_uring registers as one fixed buffer: 1 GiB (io_uring_register(2)).
@@ -57,45 +55,69 @@ impl fmt::Display for RegionId {
     }
 }
 
-/// Where a region's memory comes from.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-#[non_exhaustive]
-pub enum Source {
-    /// Private anonymous pages.
-    Anonymous,
-    /// Private pages from the pool of huge pages.
-    HugePages,
-    /// A sealed memfd, which other processes can be given.
-    Memfd,
-    /// A shared mapping of a file, which anybody with the file can write.
-    FileMapping,
-    /// The caller's memory, or a device's.
-    Foreign,
-}
-
-/// What ends with the region.
-enum Holder {
-    Mapping { _mapping: Mapping },
-    File { map: Option<memmap2::MmapRaw> },
-    Foreign { release: Mutex<Option<Release>> },
-}
-
-type Release = Box<dyn FnOnce() + Send>;
-
-struct Inner {
+/// What all handles of a region share.
+pub(crate) struct Inner {
     id: RegionId,
     start: Option<NonNull<u8>>,
     len: usize,
-    access: Access,
+    pub(crate) access: Access,
     source: Source,
-    fd: Option<OwnedFd>,
-    huge: HugeOutcome,
+    pub(crate) fd: Option<OwnedFd>,
+    pub(crate) huge: HugeOutcome,
+    /// Others can write it; never goes back.
     shared: AtomicBool,
-    /// A slab's own memory: written through leases only.
-    leased: bool,
-    chunk: OnceLock<usize>,
+    /// A slab's own memory: touched through leases and their spans only.
+    pub(crate) leased: bool,
+    chunk_bytes: OnceLock<usize>,
     holder: Holder,
     owner_pid: u32,
+}
+
+impl Inner {
+    pub(crate) fn new(
+        start: Option<NonNull<u8>>,
+        len: usize,
+        access: Access,
+        source: Source,
+        holder: Holder,
+    ) -> Self {
+        Self {
+            id: RegionId::next(),
+            start,
+            len,
+            access,
+            source,
+            fd: None,
+            huge: HugeOutcome::NotObtained("not asked for".into()),
+            shared: AtomicBool::new(false),
+            leased: false,
+            chunk_bytes: OnceLock::new(),
+            holder,
+            owner_pid: std::process::id(),
+        }
+    }
+
+    /// Over a mapping of ours, for local use.
+    pub(crate) fn mapped(mapping: Mapping, len: usize, source: Source) -> Self {
+        let start = Some(mapping.start());
+        let holder = Holder::Mapping { _mapping: mapping };
+        Self::new(start, len, Access::LOCAL, source, holder)
+    }
+
+    pub(crate) fn into_region(self) -> Region {
+        let remote_writes = self.access.contains(Access::REMOTE_WRITE);
+        let region = Region { inner: Arc::new(self) };
+        if remote_writes {
+            region.mark_shared();
+        }
+        region
+    }
+}
+
+impl Drop for Inner {
+    fn drop(&mut self) {
+        self.holder.end(self.owner_pid != std::process::id());
+    }
 }
 
 // SAFETY: the pointer is to memory of the process, not of a thread; it is dereferenced by leases
@@ -104,29 +126,6 @@ unsafe impl Send for Inner {}
 // SAFETY: as above; the other fields are Sync.
 unsafe impl Sync for Inner {}
 
-impl Drop for Inner {
-    fn drop(&mut self) {
-        let forked = self.owner_pid != std::process::id();
-        match &mut self.holder {
-            Holder::Mapping { .. } => {}
-            Holder::File { map } if forked => std::mem::forget(map.take()),
-            Holder::File { .. } => {}
-            Holder::Foreign { release } => {
-                let release = release.get_mut().unwrap_or_else(|poisoned| poisoned.into_inner());
-                let Some(release) = release.take() else { return };
-                if forked {
-                    return std::mem::forget(release);
-                }
-                // A panic must not leave a drop: a second one would abort. The panic hook has
-                // told of it; its payload could panic again and is leaked.
-                if let Err(payload) = catch_unwind(AssertUnwindSafe(release)) {
-                    std::mem::forget(payload);
-                }
-            }
-        }
-    }
-}
-
 /// Reference-counted memory; see the head of this module.
 #[derive(Clone)]
 pub struct Region {
@@ -134,185 +133,6 @@ pub struct Region {
 }
 
 impl Region {
-    /// Private zeroed memory of `len` bytes (mmap(2), MAP_ANONYMOUS), populated on first touch.
-    ///
-    /// # Errors
-    /// `InvalidArgument` for zero or absurd lengths; `OutOfMemory` naming the limit when that much
-    /// memory is not available.
-    pub fn anonymous(len: usize) -> Result<Self, RegionError> {
-        const OPERATION: &str = "anonymous region";
-        let pages = page_rounded(OPERATION, len, PageSize::base())?;
-        limits::check_memory(OPERATION, pages)?;
-        let mapping = Mapping::anonymous(OPERATION, pages, None)?;
-        let huge = HugeOutcome::NotObtained("not asked for".into());
-        Ok(Self::mapped(mapping, len, Source::Anonymous, None, huge, Access::LOCAL, false))
-    }
-
-    /// Private zeroed memory on huge pages, or on base pages when there are not enough; then
-    /// [`huge_pages`](Self::huge_pages) has the reason and transparent huge pages are asked for.
-    ///
-    /// # Errors
-    /// As [`anonymous`](Self::anonymous).
-    pub fn huge(len: usize) -> Result<Self, RegionError> {
-        const OPERATION: &str = "huge region";
-        let pages = page_rounded(OPERATION, len, PageSize::base())?;
-        let reason = match crate::page::pick_pool(len, false) {
-            Ok((pool, total)) => {
-                match Mapping::anonymous(OPERATION, total, Some(pool.page.bytes())) {
-                    Ok(mapping) => {
-                        let source = Source::HugePages;
-                        let huge = HugeOutcome::Obtained;
-                        let access = Access::LOCAL;
-                        return Ok(Self::mapped(mapping, len, source, None, huge, access, false));
-                    }
-                    Err(error) => error.message.into_owned(),
-                }
-            }
-            Err(reason) => reason,
-        };
-        limits::check_memory(OPERATION, pages)?;
-        let mapping = Mapping::anonymous(OPERATION, pages, None)?;
-        mapping.advise_huge();
-        let huge = HugeOutcome::NotObtained(reason);
-        Ok(Self::mapped(mapping, len, Source::Anonymous, None, huge, Access::LOCAL, false))
-    }
-
-    /// Zeroed memory of a sealed memfd (memfd_create(2)), which can be passed to other processes.
-    /// The file is `len` rounded up to whole pages.
-    ///
-    /// # Errors
-    /// As [`anonymous`](Self::anonymous), and `OutOfMemory` when descriptors ran out.
-    pub fn memfd(len: usize) -> Result<Self, RegionError> {
-        const OPERATION: &str = "memfd region";
-        let pages = page_rounded(OPERATION, len, PageSize::base())?;
-        limits::check_memory(OPERATION, pages)?;
-        let fd = memfd::create(OPERATION, "region", pages, None)?;
-        let mapping = Mapping::of_fd(OPERATION, fd.as_fd(), pages)?;
-        memfd::seal(fd.as_fd());
-        let huge = HugeOutcome::NotObtained("not asked for".into());
-        Ok(Self::mapped(mapping, len, Source::Memfd, Some(fd), huge, Access::LOCAL, false))
-    }
-
-    /// A shared mapping of a whole file, as long as it is now. Others can write it at any time, so
-    /// it is never private. Touching a page that the file no longer has raises SIGBUS (mmap(2)):
-    /// do not truncate a mapped file. io_uring refuses to register such memory as a fixed buffer.
-    ///
-    /// # Errors
-    /// `InvalidArgument` for an empty file; the system's error when it cannot be mapped (a file
-    /// opened without write permission and an access with `WRITE`, for example).
-    pub fn map_file(file: &File, access: Access) -> Result<Self, RegionError> {
-        const OPERATION: &str = "file region";
-        let next = "open the file with the permissions the access flags need";
-        let failed = |doing: &str, error: std::io::Error| {
-            RegionError::system(OPERATION, error.raw_os_error().unwrap_or(0), doing, next)
-        };
-        let len = file.metadata().map_err(|error| failed("fstat", error))?.len();
-        let len = usize::try_from(len).unwrap_or(usize::MAX);
-        check_len(OPERATION, len)?;
-        let mut options = memmap2::MmapOptions::new();
-        options.len(len);
-        let writes = access.contains(Access::WRITE) || access.contains(Access::REMOTE_WRITE);
-        let map = if writes { options.map_raw(file) } else { options.map_raw_read_only(file) };
-        let map = map.map_err(|error| failed("mmap of the file", error))?;
-        map.advise(memmap2::Advice::DontFork).map_err(|e| failed("madvise(DONTFORK)", e))?;
-        let start = NonNull::new(map.as_mut_ptr());
-        let holder = Holder::File { map: Some(map) };
-        let huge = HugeOutcome::NotObtained("a file mapping".into());
-        let source = Source::FileMapping;
-        Ok(Self::build(start, len, access, source, None, huge, true, false, holder))
-    }
-
-    /// The caller's memory. `release` runs exactly once, when the last handle, lease and span of
-    /// the region are gone, on the thread that dropped it; a panic in it is caught. If this call
-    /// fails, `release` is dropped without being run: the memory is still the caller's.
-    ///
-    /// # Safety
-    /// Until `release` runs, `ptr..ptr + len` is mapped and initialised, readable, and writable if
-    /// `access` has `WRITE` or `REMOTE_WRITE`; and this program accesses it in no other way that
-    /// races with this crate's copies, leases and spans.
-    ///
-    /// # Errors
-    /// `InvalidArgument` for a zero length or a range that wraps around the address space.
-    pub unsafe fn foreign(
-        ptr: NonNull<u8>,
-        len: usize,
-        access: Access,
-        release: impl FnOnce() + Send + 'static,
-    ) -> Result<Self, RegionError> {
-        const OPERATION: &str = "foreign region";
-        check_len(OPERATION, len)?;
-        if (ptr.as_ptr() as usize).checked_add(len).is_none() {
-            let message = format!("{len} bytes at {ptr:p} wrap around; check pointer and length");
-            return Err(RegionError::invalid(OPERATION, message));
-        }
-        let holder = Holder::Foreign { release: Mutex::new(Some(Box::new(release))) };
-        let huge = HugeOutcome::NotObtained("the caller's memory".into());
-        let source = Source::Foreign;
-        Ok(Self::build(Some(ptr), len, access, source, None, huge, true, false, holder))
-    }
-
-    /// Memory of a device that the CPU cannot address: it has a length and perhaps a descriptor
-    /// (a dma-buf), but no pointer. `release` runs once at the end, as for
-    /// [`foreign`](Self::foreign).
-    ///
-    /// # Errors
-    /// `InvalidArgument` for a zero length.
-    pub fn device(
-        len: usize,
-        access: Access,
-        fd: Option<OwnedFd>,
-        release: impl FnOnce() + Send + 'static,
-    ) -> Result<Self, RegionError> {
-        check_len("device region", len)?;
-        let holder = Holder::Foreign { release: Mutex::new(Some(Box::new(release))) };
-        let huge = HugeOutcome::NotObtained("a device's memory".into());
-        let source = Source::Foreign;
-        Ok(Self::build(None, len, access, source, fd, huge, true, false, holder))
-    }
-
-    pub(crate) fn mapped(
-        mapping: Mapping,
-        len: usize,
-        source: Source,
-        fd: Option<OwnedFd>,
-        huge: HugeOutcome,
-        access: Access,
-        leased: bool,
-    ) -> Self {
-        let start = Some(mapping.start());
-        let holder = Holder::Mapping { _mapping: mapping };
-        Self::build(start, len, access, source, fd, huge, false, leased, holder)
-    }
-
-    #[allow(clippy::too_many_arguments)] // the one constructor under all the typed ones above
-    fn build(
-        start: Option<NonNull<u8>>,
-        len: usize,
-        access: Access,
-        source: Source,
-        fd: Option<OwnedFd>,
-        huge: HugeOutcome,
-        shared: bool,
-        leased: bool,
-        holder: Holder,
-    ) -> Self {
-        let inner = Inner {
-            id: RegionId::next(),
-            start,
-            len,
-            access,
-            source,
-            fd,
-            huge,
-            shared: AtomicBool::new(shared),
-            leased,
-            chunk: OnceLock::new(),
-            holder,
-            owner_pid: std::process::id(),
-        };
-        Self { inner: Arc::new(inner) }
-    }
-
     /// Its identity.
     pub fn id(&self) -> RegionId {
         self.inner.id
@@ -367,15 +187,15 @@ impl Region {
     /// The length of the pieces to register: at most 1 GiB, and for a slab a multiple of its
     /// stride, so that no slot straddles two.
     pub fn chunk_bytes(&self) -> usize {
-        *self.inner.chunk.get_or_init(|| CHUNK_LIMIT_BYTES)
+        *self.inner.chunk_bytes.get_or_init(|| CHUNK_LIMIT_BYTES)
     }
 
     /// Fixes the chunk length for slots of this stride; false when another one is in use already
     /// and slots would straddle its borders.
     pub(crate) fn chunk_for_stride(&self, stride: usize) -> bool {
         let wanted = CHUNK_LIMIT_BYTES / stride * stride;
-        let chunk = *self.inner.chunk.get_or_init(|| wanted);
-        chunk % stride == 0 || self.inner.len <= chunk
+        let chunk = *self.inner.chunk_bytes.get_or_init(|| wanted);
+        chunk.is_multiple_of(stride) || self.inner.len <= chunk
     }
 
     /// The pieces to register, in order: address and length of each. None for a region without an
@@ -447,17 +267,13 @@ impl Region {
             let message = "this is a slab's memory, which leases own; use a lease or its span";
             return Err(RegionError::new(operation, RegionErrorKind::Permission, message));
         }
-        self.shared_extent(operation)
-    }
-
-    /// The memory as atomic words, for a span that knows that no lease is on its range.
-    pub(crate) fn shared_extent(&self, operation: &'static str) -> Result<Extent, RegionError> {
         let Some(start) = self.inner.start else {
             let message = "the CPU cannot address this memory; copy it with its device";
             return Err(RegionError::new(operation, RegionErrorKind::NotVisible, message));
         };
         // SAFETY: the memory is mapped and initialised while this handle lives (by construction,
-        // or on the word of `foreign`'s caller), and copies of it all use this one extent.
+        // or on the word of `foreign`'s caller); it is no slab's own, and copies all use this one
+        // extent. Slots of a slab over it are kept from copies by the word of `over`'s caller.
         Ok(unsafe { Extent::new(start, self.inner.len) })
     }
 
@@ -486,58 +302,3 @@ impl PartialEq for Region {
 }
 
 impl Eq for Region {}
-
-/// Refuses lengths that no memory has.
-fn check_len(operation: &'static str, len: usize) -> Result<(), RegionError> {
-    if len == 0 {
-        return Err(RegionError::invalid(operation, "zero bytes; ask for at least one"));
-    }
-    if isize::try_from(len).is_err() {
-        let message = format!("{len} bytes, the limit is {}; ask for less", isize::MAX);
-        return Err(RegionError::invalid(operation, message));
-    }
-    Ok(())
-}
-
-/// `len` in whole pages.
-pub(crate) fn page_rounded(
-    operation: &'static str,
-    len: usize,
-    page: PageSize,
-) -> Result<usize, RegionError> {
-    check_len(operation, len)?;
-    let rounded = page.round_up(len).filter(|bytes| isize::try_from(*bytes).is_ok());
-    rounded.ok_or_else(|| {
-        let message = format!("{len} bytes, the limit is {}; ask for less", isize::MAX);
-        RegionError::invalid(operation, message)
-    })
-}
-
-/// Any kind of range as start and end inside `0..len`.
-pub(crate) fn resolve(
-    operation: &'static str,
-    range: impl RangeBounds<usize>,
-    len: usize,
-) -> Result<(usize, usize), RegionError> {
-    let start = match range.start_bound() {
-        Bound::Included(start) => Some(*start),
-        Bound::Excluded(start) => start.checked_add(1),
-        Bound::Unbounded => Some(0),
-    };
-    let end = match range.end_bound() {
-        Bound::Included(end) => end.checked_add(1),
-        Bound::Excluded(end) => Some(*end),
-        Bound::Unbounded => Some(len),
-    };
-    match (start, end) {
-        (Some(start), Some(end)) if start <= end && end <= len => Ok((start, end)),
-        _ => {
-            let message = format!(
-                "the range {:?}..{:?} is not inside 0..{len}; clip it to the length",
-                range.start_bound(),
-                range.end_bound()
-            );
-            Err(RegionError::new(operation, RegionErrorKind::OutOfRange, message))
-        }
-    }
-}

@@ -16,7 +16,6 @@
 #![allow(unsafe_code)]
 
 use std::fmt;
-use std::os::fd::{AsFd, OwnedFd};
 use std::ptr::NonNull;
 use std::sync::Arc;
 
@@ -24,225 +23,18 @@ use crate::access::Access;
 use crate::error::{RegionError, RegionErrorKind};
 use crate::index_set::IndexSet;
 use crate::lease::{Lease, LeaseFuture};
-use crate::limits;
-use crate::mapping::Mapping;
-use crate::memfd;
-use crate::page::{self, HugeOutcome, HugePages, PageSize};
+use crate::page::PageSize;
 use crate::pool::Pool;
-use crate::region::{CHUNK_LIMIT_BYTES, Region, Source, page_rounded};
+use crate::region::Region;
+use crate::slab_builder::{OPERATION, SLOT_ALIGN_BYTES, SlabBuilder, stride_of};
+use crate::slab_report::SlabReport;
 use crate::slot::{self, Shared, SlotRef};
 use crate::sync::AtomicU32;
-
-const OPERATION: &str = "slab";
-const SLOT_ALIGN_BYTES: usize = 64;
 
 /// A region in equal slots; see the head of this module. Clones are handles of the same slab.
 #[derive(Clone)]
 pub struct Slab {
     shared: Arc<Shared>,
-}
-
-/// What a slab was given when it was made.
-#[derive(Clone, Debug, PartialEq, Eq)]
-#[non_exhaustive]
-pub struct SlabReport {
-    /// Its name.
-    pub name: String,
-    /// Slots it has.
-    pub slots: usize,
-    /// Bytes of a slot.
-    pub slot_bytes: usize,
-    /// Bytes from one slot to the next.
-    pub stride_bytes: usize,
-    /// Bytes of all of it, in whole pages.
-    pub total_bytes: usize,
-    /// The size of the pages it lies on (the base page size for the caller's memory).
-    pub page_bytes: usize,
-    /// Whether huge pages were obtained, and why not.
-    pub huge: HugeOutcome,
-    /// The NUMA node it is bound to.
-    pub numa: Option<u32>,
-    /// Whether every page was made present at creation.
-    pub populated: bool,
-    /// Whether its memfd's size is sealed.
-    pub sealed: bool,
-}
-
-impl fmt::Display for SlabReport {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(
-            f,
-            "slab {:?}: {} slots of {} bytes, {} bytes apart, {} bytes on pages of {} bytes; {}; ",
-            self.name,
-            self.slots,
-            self.slot_bytes,
-            self.stride_bytes,
-            self.total_bytes,
-            self.page_bytes,
-            self.huge
-        )?;
-        match self.numa {
-            Some(node) => write!(f, "bound to NUMA node {node}; ")?,
-            None => f.write_str("not bound to a NUMA node; ")?,
-        }
-        let not = |yes| if yes { "" } else { "not " };
-        write!(f, "{}populated; {}sealed", not(self.populated), not(self.sealed))
-    }
-}
-
-/// How a slab shall be made; from [`Slab::builder`].
-#[derive(Clone, Debug)]
-pub struct SlabBuilder {
-    slots: usize,
-    slot_bytes: usize,
-    huge_pages: HugePages,
-    numa_node: Option<u32>,
-    name: String,
-    access: Access,
-}
-
-impl SlabBuilder {
-    /// Huge pages: automatic unless told otherwise.
-    pub fn huge_pages(mut self, huge_pages: HugePages) -> Self {
-        self.huge_pages = huge_pages;
-        self
-    }
-
-    /// Binds the memory to a NUMA node (mbind(2), MPOL_BIND); building fails when it cannot be.
-    pub fn numa_node(mut self, node: u32) -> Self {
-        self.numa_node = Some(node);
-        self
-    }
-
-    /// The name of the memfd, seen in `/proc/self/maps`; at most 249 bytes.
-    pub fn name(mut self, name: &str) -> Self {
-        name.clone_into(&mut self.name);
-        self
-    }
-
-    /// What may be done to the memory; local reads and writes unless told otherwise.
-    pub fn access(mut self, access: Access) -> Self {
-        self.access = access;
-        self
-    }
-
-    /// Makes the slab.
-    ///
-    /// # Errors
-    /// `InvalidArgument` for sizes outside the limits; `OutOfMemory` naming the limit when the
-    /// memory is not available; `Unavailable` when huge pages are required, or a NUMA node named,
-    /// and cannot be had.
-    pub fn build(self) -> Result<Slab, RegionError> {
-        let (stride, used) = self.layout()?;
-        let (backing, huge) = self.back(used)?;
-        let Backing { fd, mapping, total, page } = backing;
-        let sealed = memfd::seal(fd.as_fd());
-        let report = SlabReport {
-            name: self.name,
-            slots: self.slots,
-            slot_bytes: self.slot_bytes,
-            stride_bytes: stride,
-            total_bytes: total,
-            page_bytes: page.bytes(),
-            huge: huge.clone(),
-            numa: self.numa_node,
-            populated: true,
-            sealed,
-        };
-        let source = Source::Memfd;
-        let region = Region::mapped(mapping, total, source, Some(fd), huge, self.access, true);
-        region.chunk_for_stride(stride);
-        Slab::assemble(region, report)
-    }
-
-    /// The stride, and the bytes all slots need.
-    fn layout(&self) -> Result<(usize, usize), RegionError> {
-        if self.slots == 0 || self.slots > IndexSet::CAPACITY_MAX {
-            let message = format!(
-                "{} slots; a slab has 1 to {}, make several",
-                self.slots,
-                IndexSet::CAPACITY_MAX
-            );
-            return Err(RegionError::invalid(OPERATION, message));
-        }
-        if !self.access.contains(Access::LOCAL) {
-            let message = format!("the access is {}; leases need read|write", self.access);
-            return Err(RegionError::invalid(OPERATION, message));
-        }
-        let stride = stride_of(self.slot_bytes)?;
-        let used = self.slots.checked_mul(stride).ok_or_else(|| {
-            let message = format!(
-                "{} slots of {stride} bytes are more than addresses can name; ask for less",
-                self.slots
-            );
-            RegionError::invalid(OPERATION, message)
-        })?;
-        Ok((stride, used))
-    }
-
-    /// The memory, on huge pages if that is asked for and possible.
-    fn back(&self, used: usize) -> Result<(Backing, HugeOutcome), RegionError> {
-        let reason = match self.huge_pages {
-            HugePages::Never => "not asked for".to_owned(),
-            wish => match self.back_huge(used, wish == HugePages::Require) {
-                Ok(backing) => return Ok((backing, HugeOutcome::Obtained)),
-                Err(reason) if wish == HugePages::Require => {
-                    let message = format!(
-                        "huge pages are required: {reason}; reserve some, or allow base pages"
-                    );
-                    let kind = RegionErrorKind::Unavailable;
-                    return Err(RegionError::new(OPERATION, kind, message));
-                }
-                Err(reason) => reason,
-            },
-        };
-        let page = PageSize::base();
-        let total = page_rounded(OPERATION, used, page)?;
-        limits::check_memory(OPERATION, total)?;
-        let backing = self.map(total, page, None)?;
-        Ok((backing, HugeOutcome::NotObtained(reason)))
-    }
-
-    fn back_huge(&self, used: usize, required: bool) -> Result<Backing, String> {
-        let (pool, total) = page::pick_pool(used, required)?;
-        let huge_bytes = Some(pool.page.bytes());
-        self.map(total, pool.page, huge_bytes).map_err(|error| error.message.into_owned())
-    }
-
-    fn map(
-        &self,
-        total: usize,
-        page: PageSize,
-        huge_bytes: Option<usize>,
-    ) -> Result<Backing, RegionError> {
-        let fd = memfd::create(OPERATION, &self.name, total, huge_bytes)?;
-        let mapping = Mapping::of_fd(OPERATION, fd.as_fd(), total)?;
-        if let Some(node) = self.numa_node {
-            mapping.bind_node(OPERATION, node)?;
-        }
-        mapping.populate(OPERATION, Some(fd.as_fd()))?;
-        Ok(Backing { fd, mapping, total, page })
-    }
-}
-
-/// The memory under a new slab.
-struct Backing {
-    fd: OwnedFd,
-    mapping: Mapping,
-    total: usize,
-    page: PageSize,
-}
-
-/// Bytes from slot to slot: 64-byte aligned, page aligned from a page on.
-fn stride_of(slot_bytes: usize) -> Result<usize, RegionError> {
-    if slot_bytes == 0 || slot_bytes > CHUNK_LIMIT_BYTES {
-        let message =
-            format!("slots of {slot_bytes} bytes; a slot has 1 to {CHUNK_LIMIT_BYTES} bytes");
-        return Err(RegionError::invalid(OPERATION, message));
-    }
-    let page_bytes = PageSize::base().bytes();
-    let align = if slot_bytes >= page_bytes { page_bytes } else { SLOT_ALIGN_BYTES };
-    Ok(slot_bytes.next_multiple_of(align))
 }
 
 impl Slab {
@@ -256,14 +48,7 @@ impl Slab {
 
     /// A slab with options.
     pub fn builder(slots: usize, slot_bytes: usize) -> SlabBuilder {
-        SlabBuilder {
-            slots,
-            slot_bytes,
-            huge_pages: HugePages::Auto,
-            numa_node: None,
-            name: "slab".to_owned(),
-            access: Access::LOCAL,
-        }
+        SlabBuilder::new(slots, slot_bytes)
     }
 
     /// Cuts a region of the caller's into slots. It must start on a 64-byte boundary. When it is
@@ -272,8 +57,9 @@ impl Slab {
     ///
     /// # Safety
     /// While a lease on a slot lives, nobody touches that slot but through the lease: no other
-    /// slab over the same bytes, no [`Region::copy_in`], no other process, no device that this
-    /// crate's user did not tell to.
+    /// slab over the same bytes, no [`Region::copy_in`] or [`Region::copy_out`], no other process,
+    /// no device that was not given this lease. While a span of a slot lives and the region is
+    /// private, nobody writes that slot.
     ///
     /// # Errors
     /// `InvalidArgument` for bad sizes or alignment, `NotVisible` without an address, `Permission`
@@ -288,7 +74,7 @@ impl Slab {
             let message = "leases need a region with read|write access that is no slab yet";
             return Err(RegionError::new(OPERATION, RegionErrorKind::Permission, message));
         }
-        if start.as_ptr() as usize % SLOT_ALIGN_BYTES != 0 {
+        if !(start.as_ptr() as usize).is_multiple_of(SLOT_ALIGN_BYTES) {
             let message = format!("the memory starts at {start:p}; align it to 64 bytes");
             return Err(RegionError::invalid(OPERATION, message));
         }
@@ -322,7 +108,7 @@ impl Slab {
         Self::assemble(region, report)
     }
 
-    fn assemble(region: Region, report: SlabReport) -> Result<Self, RegionError> {
+    pub(crate) fn assemble(region: Region, report: SlabReport) -> Result<Self, RegionError> {
         let Some(start) = region.as_ptr() else {
             let message = "the CPU cannot address this memory; leases need an address";
             return Err(RegionError::new(OPERATION, RegionErrorKind::NotVisible, message));

@@ -15,7 +15,7 @@ use std::sync::Arc;
 
 use crate::pool::Pool;
 use crate::region::Region;
-use crate::slab::SlabReport;
+use crate::slab_report::SlabReport;
 use crate::sync::{AtomicU32, Ordering};
 
 /// What all handles of a slab share.
@@ -41,6 +41,13 @@ impl Shared {
     /// The first byte of a slot.
     pub(crate) fn slot_ptr(&self, slot: u32) -> NonNull<u8> {
         assert!(slot < self.slots, "slot {slot} of a slab of {}", self.slots);
+        // SAFETY: the slot exists.
+        unsafe { self.slot_ptr_unchecked(slot) }
+    }
+
+    /// # Safety
+    /// The slot exists.
+    unsafe fn slot_ptr_unchecked(&self, slot: u32) -> NonNull<u8> {
         // SAFETY: a slab is built with `slots` slots of `stride` bytes inside its region.
         unsafe { self.start.add(slot as usize * self.stride) }
     }
@@ -105,7 +112,8 @@ impl SlotRef {
 
     /// The slot's first byte.
     pub(crate) fn start(&self) -> NonNull<u8> {
-        self.shared().slot_ptr(self.slot)
+        // SAFETY: references are to slots that exist.
+        unsafe { self.shared().slot_ptr_unchecked(self.slot) }
     }
 
     /// Whether this is the slot's only reference. What others did through theirs is visible then.

@@ -17,9 +17,11 @@ use std::ops::RangeBounds;
 
 use bytes::Bytes;
 
+use crate::copy::Extent;
 use crate::error::{RegionError, RegionErrorKind};
 use crate::lease::Lease;
-use crate::region::{Region, RegionId, resolve};
+use crate::range::resolve;
+use crate::region::{Region, RegionId};
 use crate::slot::SlotRef;
 
 /// A shared byte range; see the head of this module.
@@ -112,10 +114,13 @@ impl Span {
         match &self.memory {
             Memory::Region { region, start, .. } => region.copy_out(start + from, to),
             Memory::Slot { slot, start, .. } if !slot.shared().region.is_private() => {
-                let shared = slot.shared();
-                let slot_start = slot.index() as usize * shared.stride;
-                let extent = shared.region.shared_extent(OPERATION)?;
-                extent.copy_out(slot_start + *start as usize + from, to);
+                // SAFETY: the range was cut from inside the slot.
+                let first = unsafe { slot.start().add(*start as usize) };
+                // SAFETY: the span's bytes are mapped and initialised while it lives, and frozen:
+                // this program only reads them, so where its words lie does not matter. The
+                // extent has nothing beside them, where a lease may be.
+                let extent = unsafe { Extent::new(first, self.len()) };
+                extent.copy_out(from, to);
                 Ok(())
             }
             _ => {

@@ -27,6 +27,7 @@ struct Storage {
 }
 
 thread_local! {
+    #[allow(clippy::vec_box)] // the boxes themselves are what is stored
     static STORE: RefCell<Vec<Box<Storage>>> = const { RefCell::new(Vec::new()) };
 }
 
@@ -121,10 +122,10 @@ impl Drop for SpanList {
         storage.spans.clear(); // runs owners' code: before the store is borrowed
         storage.spans.shrink_to(USUAL_SPANS);
         let _ = STORE.try_with(|store| {
-            if let Ok(mut store) = store.try_borrow_mut() {
-                if store.len() < STORED_BOXES {
-                    store.push(storage);
-                }
+            if let Ok(mut store) = store.try_borrow_mut()
+                && store.len() < STORED_BOXES
+            {
+                store.push(storage);
             }
         });
     }
