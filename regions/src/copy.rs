@@ -115,3 +115,63 @@ fn store_part(word: &AtomicU64, within: usize, bytes: &[u8]) {
         Some(u64::from_ne_bytes(merged))
     });
 }
+
+#[cfg(all(test, not(loom)))]
+mod tests {
+    use super::*;
+
+    /// Every offset and length of odd extents against plain slices.
+    #[test]
+    fn every_range_of_misaligned_extents() {
+        for (skip, len) in [(0, 40), (1, 39), (3, 29), (5, 4), (7, 1), (6, 10), (4, 0)] {
+            let mut memory = [0u64; 6];
+            let bytes = memory.as_mut_ptr().cast::<u8>();
+            // SAFETY: at most 40 bytes of 48, which only this extent touches until the loop ends.
+            let start = unsafe { NonNull::new(bytes.add(skip)).expect("an array has an address") };
+            // SAFETY: as above.
+            let extent = unsafe { Extent::new(start, len) };
+            let mut oracle = vec![0u8; len];
+            for offset in 0..len {
+                for count in 0..=len - offset {
+                    let fresh: Vec<u8> = (0..count).map(|i| (i * 7 + offset + 1) as u8).collect();
+                    extent.copy_in(offset, &fresh);
+                    oracle[offset..offset + count].copy_from_slice(&fresh);
+                    let mut all = vec![0; len];
+                    extent.copy_out(0, &mut all);
+                    assert_eq!(all, oracle);
+                    let mut part = vec![0; count];
+                    extent.copy_out(offset, &mut part);
+                    assert_eq!(part, fresh);
+                }
+            }
+            let whole: Vec<u8> = memory.iter().flat_map(|word| word.to_ne_bytes()).collect();
+            assert_eq!(&whole[skip..skip + len], &oracle[..]);
+            assert!(whole[..skip].iter().chain(&whole[skip + len..]).all(|byte| *byte == 0));
+        }
+    }
+
+    #[test]
+    fn neighbours_in_one_word_do_not_lose_each_other() {
+        let mut memory = [0u64; 1];
+        let start = NonNull::new(memory.as_mut_ptr().cast::<u8>()).expect("it has an address");
+        std::thread::scope(|scope| {
+            for half in 0..2 {
+                // SAFETY: both threads use the same extent; the array outlives the scope.
+                let extent = unsafe { Extent::new(start, 8) };
+                let address = extent.start.as_ptr() as usize;
+                scope.spawn(move || {
+                    let start = NonNull::new(address as *mut u8).expect("it has an address");
+                    // SAFETY: as above; the address came from that extent.
+                    let extent = unsafe { Extent::new(start, 8) };
+                    for round in 0..=u16::MAX {
+                        let value = [round as u8; 4];
+                        extent.copy_in(half * 4, &value);
+                        let mut back = [0; 4];
+                        extent.copy_out(half * 4, &mut back);
+                        assert_eq!(back, value);
+                    }
+                });
+            }
+        });
+    }
+}

@@ -208,6 +208,19 @@ impl IndexSet {
         &self.words[self.begins[level] + index]
     }
 
+    /// Whether every word with members has its bit set above: so whenever nobody changes the set.
+    #[cfg(test)]
+    pub(crate) fn levels_agree(&self) -> bool {
+        (1..self.height).all(|level| {
+            let words = self.begins[level] - self.begins[level - 1];
+            (0..words).all(|index| {
+                let above = self.word(level, index / BITS).load(Ordering::SeqCst);
+                self.word(level - 1, index).load(Ordering::SeqCst) == 0
+                    || above & (1 << (index % BITS)) != 0
+            })
+        })
+    }
+
     fn walk(&self) -> Walk {
         let top = self.height - 1;
         let mut index = 0;
@@ -306,5 +319,109 @@ fn filled_word(filled: usize, word: usize) -> u64 {
 impl std::fmt::Debug for IndexSet {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(f, "IndexSet({} of {})", self.len(), self.capacity)
+    }
+}
+
+#[cfg(all(test, not(loom)))]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn capacities_around_word_borders() {
+        for capacity in [0, 1, 63, 64, 65, 4095, 4096, 4097, 262_145] {
+            let set = IndexSet::full(capacity);
+            assert!(set.levels_agree());
+            assert_eq!(set.len(), capacity);
+            let mut seen = Vec::new();
+            set.drain(|index| seen.push(index));
+            assert!(seen.iter().copied().eq(0..capacity), "capacity {capacity}");
+            assert!(set.is_empty() && set.take().is_none());
+            if let Some(last) = capacity.checked_sub(1) {
+                assert!(set.insert(last) && !set.insert(last) && set.contains(last));
+                assert_eq!(set.len(), 1);
+                assert_eq!(set.take(), Some(last));
+            }
+            assert!(!set.contains(capacity) && !set.remove(capacity));
+        }
+    }
+
+    #[test]
+    fn the_largest_set_takes_its_last_member_by_levels() {
+        let set = IndexSet::empty(IndexSet::CAPACITY_MAX);
+        assert!(set.insert(IndexSet::CAPACITY_MAX - 1));
+        assert!(matches!(set.walk(), Walk::Taken(index) if index == IndexSet::CAPACITY_MAX - 1));
+        assert!(set.levels_agree() && set.is_empty());
+    }
+
+    #[test]
+    #[should_panic(expected = "at most 2^24")]
+    fn a_capacity_above_the_limit_panics() {
+        let _ = IndexSet::empty(IndexSet::CAPACITY_MAX + 1);
+    }
+
+    #[test]
+    #[should_panic(expected = "index 5 of a set of 5")]
+    fn an_index_above_the_capacity_panics() {
+        IndexSet::empty(5).insert(5);
+    }
+
+    #[test]
+    fn a_panic_in_a_sweep_puts_the_rest_back() {
+        let set = IndexSet::full(5000);
+        let mut given = 0;
+        let swept = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
+            set.drain(|_| {
+                given += 1;
+                assert!(given < 100, "the hundredth is one too many");
+            });
+        }));
+        assert!(swept.is_err());
+        assert!(set.levels_agree());
+        let mut rest = 0;
+        set.drain(|_| rest += 1);
+        assert_eq!(given + rest, 5000);
+    }
+
+    #[test]
+    fn a_random_history_agrees_with_an_ordinary_set() {
+        let set = IndexSet::empty(300);
+        let mut oracle = std::collections::BTreeSet::new();
+        let mut state = 0x9e37_79b9_7f4a_7c15u64;
+        for _ in 0..20_000 {
+            state ^= state << 13;
+            state ^= state >> 7;
+            state ^= state << 17;
+            let index = (state >> 8) as usize % 300;
+            match state % 3 {
+                0 => assert_eq!(set.insert(index), oracle.insert(index)),
+                1 => assert_eq!(set.remove(index), oracle.remove(&index)),
+                _ => assert_eq!(set.take(), oracle.pop_first()),
+            }
+            assert_eq!(set.len(), oracle.len());
+        }
+        assert!(set.levels_agree());
+    }
+
+    #[test]
+    fn threads_lose_and_double_nothing() {
+        let set = IndexSet::full(130);
+        let owned: Vec<_> = (0..130).map(|_| AtomicU64::new(0)).collect();
+        std::thread::scope(|scope| {
+            for _ in 0..4 {
+                scope.spawn(|| {
+                    for _ in 0..20_000 {
+                        let index = set.take().expect("four threads never hold 130 members");
+                        assert_eq!(owned[index].swap(1, Ordering::SeqCst), 0);
+                        owned[index].store(0, Ordering::SeqCst);
+                        assert!(set.insert(index));
+                    }
+                });
+            }
+        });
+        assert_eq!(set.len(), 130);
+        assert!(set.levels_agree());
+        let mut seen = Vec::new();
+        set.drain(|index| seen.push(index));
+        assert!(seen.into_iter().eq(0..130));
     }
 }

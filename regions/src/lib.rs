@@ -38,6 +38,8 @@ mod error;
 mod index_set;
 mod lease;
 mod limits;
+#[cfg(all(test, loom))]
+mod loom_models;
 mod mapping;
 mod memfd;
 mod page;

@@ -114,3 +114,64 @@ fn room(dir: &Path, limit_file: &str, usage_file: &str, cache_field: &str) -> Op
     let next = "ask for less, or raise that limit";
     Some(Room { left_bytes: limit_bytes.saturating_sub(used_bytes), limit, next })
 }
+
+#[cfg(all(test, not(loom)))]
+mod tests {
+    use super::*;
+
+    fn group(name: &str, files: &[(&str, &str)]) -> PathBuf {
+        let dir = std::env::temp_dir().join(format!("group-{name}-{}", std::process::id()));
+        std::fs::create_dir_all(&dir).expect("a folder in the temporary directory");
+        for (file, text) in files {
+            std::fs::write(dir.join(file), text).expect("as above");
+        }
+        dir
+    }
+
+    #[test]
+    fn a_version_2_group_counts_cache_as_room() {
+        let files = [
+            ("memory.max", "1000\n"),
+            ("memory.current", "700\n"),
+            ("memory.stat", "anon 400\ninactive_file 200\nactive_file 100\n"),
+        ];
+        let dir = group("v2", &files);
+        let found = room_v2(&dir).expect("it has a limit");
+        assert_eq!(found.left_bytes, 500);
+        let error = check("slab", 501, [found].into_iter()).expect_err("one byte too many");
+        assert_eq!(error.kind, RegionErrorKind::OutOfMemory);
+        let text = error.to_string();
+        assert!(text.contains("501") && text.contains("500 left"), "{text}");
+        assert!(text.contains("memory.max is 1000"), "{text}");
+        std::fs::write(dir.join("memory.max"), "max\n").expect("the folder is there");
+        assert!(room_v2(&dir).is_none(), "no limit");
+        std::fs::remove_dir_all(dir).expect("it was made above");
+    }
+
+    #[test]
+    fn a_version_1_group_and_the_tightest_limit() {
+        let files = [("memory.limit_in_bytes", "900"), ("memory.usage_in_bytes", "1000")];
+        let dir = group("v1", &files);
+        let tight = room_v1(&dir).expect("it has a limit");
+        assert_eq!(tight.left_bytes, 0, "a group over its limit has no room");
+        let wide = Room { left_bytes: 5000, limit: "wide".into(), next: "nothing" };
+        let error = check("slab", 1, [wide, tight].into_iter()).expect_err("no room in the group");
+        assert!(error.to_string().contains("memory.limit_in_bytes"), "{error}");
+        std::fs::remove_dir_all(dir).expect("it was made above");
+    }
+
+    #[test]
+    fn all_groups_above_are_looked_at() {
+        let dirs = ancestors(Path::new("/m"), "/a/b");
+        assert_eq!(dirs, [Path::new("/m/a/b"), Path::new("/m/a"), Path::new("/m/")]);
+    }
+
+    #[test]
+    fn this_machine_says_how_much_is_available() {
+        let room = available_memory().expect("Linux has had MemAvailable since 3.14");
+        assert!(room.left_bytes > 0);
+        let error = check_memory("slab", 1 << 50).expect_err("nobody has a PiB");
+        assert_eq!(error.kind, RegionErrorKind::OutOfMemory);
+        check_memory("slab", 4096).expect("a page is there");
+    }
+}

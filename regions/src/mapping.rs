@@ -124,6 +124,15 @@ impl Mapping {
                 return Err(error);
             }
         }
+        self.touch(operation, fd)
+    }
+
+    /// What [`populate`](Self::populate) does on kernels that cannot do it themselves.
+    fn touch(
+        &self,
+        operation: &'static str,
+        fd: Option<BorrowedFd<'_>>,
+    ) -> Result<(), RegionError> {
         if let Some(fd) = fd {
             crate::memfd::allocate(operation, fd, self.len)?;
         }
@@ -177,5 +186,46 @@ impl Drop for Mapping {
         }
         // SAFETY: the range is ours and its owner, the region, has no users left.
         unsafe { libc::munmap(self.start.as_ptr().cast(), self.len) };
+    }
+}
+
+#[cfg(all(test, not(loom)))]
+mod tests {
+    use super::*;
+    use std::os::fd::AsFd;
+
+    /// Pages of the mapping that are in memory, by mincore(2).
+    fn resident(mapping: &Mapping) -> usize {
+        let mut pages = vec![0u8; mapping.len / base_page_bytes()];
+        let start = mapping.start.as_ptr().cast();
+        // SAFETY: the range is mapped and there is a byte per page.
+        let result = unsafe { libc::mincore(start, mapping.len, pages.as_mut_ptr()) };
+        assert_eq!(result, 0);
+        pages.iter().filter(|page| **page & 1 == 1).count()
+    }
+
+    #[test]
+    fn both_ways_to_populate_make_all_pages_present() {
+        let len = 16 * base_page_bytes();
+        type Populate = fn(&Mapping, BorrowedFd<'_>) -> Result<(), RegionError>;
+        let ways: [Populate; 2] =
+            [|map, fd| map.populate("test", Some(fd)), |map, fd| map.touch("test", Some(fd))];
+        for populate in ways {
+            let fd = crate::memfd::create("test", "test", len, None).expect("64 KiB");
+            let mapping = Mapping::of_fd("test", fd.as_fd(), len).expect("64 KiB");
+            assert_eq!(resident(&mapping), 0);
+            populate(&mapping, fd.as_fd()).expect("64 KiB");
+            assert_eq!(resident(&mapping), 16);
+        }
+        let mapping = Mapping::anonymous("test", len, None).expect("64 KiB");
+        mapping.touch("test", None).expect("64 KiB");
+        assert_eq!(resident(&mapping), 16);
+    }
+
+    #[test]
+    fn a_refused_mapping_says_what_was_asked() {
+        let error = Mapping::anonymous("test", 1 << 60, None).err().expect("an exbibyte");
+        assert_eq!(error.kind, RegionErrorKind::OutOfMemory);
+        assert!(error.to_string().contains("mmap of 1152921504606846976 bytes"), "{error}");
     }
 }

@@ -137,3 +137,50 @@ fn pick_from(
     }
     Err(reason)
 }
+
+#[cfg(all(test, not(loom)))]
+mod tests {
+    use super::*;
+
+    const MIB: usize = 1 << 20;
+
+    fn pool(mib: usize, free: u64) -> HugePagePool {
+        HugePagePool { page: PageSize(mib * MIB), total: 100, free }
+    }
+
+    #[test]
+    fn the_base_page_is_asked_for() {
+        let base = PageSize::base();
+        assert!(base.bytes().is_power_of_two() && base.bytes() >= 4096);
+        assert_eq!(base.round_up(1), Some(base.bytes()));
+        assert_eq!(base.round_up(usize::MAX), None);
+    }
+
+    #[test]
+    fn a_pool_is_picked_by_room_and_waste() {
+        let pools = [pool(2, 8), pool(1024, 1)];
+        assert_eq!(pick_from(&pools, 16 * MIB, false), Ok((pools[0], 16 * MIB)));
+        assert_eq!(pick_from(&pools, 1024 * MIB, false), Ok((pools[1], 1024 * MIB)));
+        assert_eq!(pick_from(&pools, MIB, true), Ok((pools[0], 2 * MIB)));
+        let waste = pick_from(&pools, MIB, false).expect_err("half a page is wasted");
+        assert!(waste.contains("waste"), "{waste}");
+        let dry = pick_from(&[pool(2, 0)], 4 * MIB, true).expect_err("no page is free");
+        assert!(dry.contains("2 pages") && dry.contains("vm.nr_hugepages"), "{dry}");
+        assert!(pick_from(&[], MIB, true).expect_err("no pools").contains("no pools"));
+    }
+
+    #[test]
+    fn pools_are_read_from_folders() {
+        let root = std::env::temp_dir().join(format!("pools-{}", std::process::id()));
+        let folder = root.join("hugepages-2048kB");
+        std::fs::create_dir_all(&folder).expect("a folder in the temporary directory");
+        std::fs::create_dir_all(root.join("hugepages-odd")).expect("as above");
+        for (file, number) in [("nr_hugepages", 9), ("free_hugepages", 5), ("resv_hugepages", 2)] {
+            std::fs::write(folder.join(file), format!("{number}\n")).expect("as above");
+        }
+        let pools = read_pools(&root);
+        std::fs::remove_dir_all(&root).expect("it was made above");
+        assert_eq!(pools, [HugePagePool { page: PageSize(2 * MIB), total: 9, free: 3 }]);
+        assert!(read_pools(Path::new("/nonexistent")).is_empty());
+    }
+}

@@ -183,3 +183,47 @@ const _: () = {
     is_send::<SpanList>();
     assert!(size_of::<SpanList>() <= 16);
 };
+
+#[cfg(all(test, not(loom)))]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn storage_is_used_again() {
+        let mut list = SpanList::new();
+        list.push(Span::from("a")).expect("room");
+        let first = list.as_slice().as_ptr();
+        drop(list);
+        let list = SpanList::from(Span::from("b"));
+        assert_eq!(list.as_slice().as_ptr(), first);
+        assert_eq!(list[0].bytes().expect("ordinary memory"), b"b");
+    }
+
+    #[test]
+    fn the_limit_hands_the_span_back() {
+        let mut list: SpanList = (0..SPAN_LIST_LIMIT).map(|_| Span::from("xy")).collect();
+        assert_eq!((list.len(), list.total_bytes()), (1024, 2048));
+        let refused = list.push(Span::from("late")).expect_err("the list is full");
+        assert_eq!(refused.0.len(), 4);
+        assert!(refused.to_string().contains("1024"));
+        list.clear();
+        assert!(list.is_empty() && list.get(0).is_none());
+        list.push(Span::from("again")).expect("room");
+        assert_eq!((&list).into_iter().count(), 1);
+    }
+
+    #[test]
+    fn a_list_may_end_on_another_thread_and_inside_a_drop() {
+        struct Nested(#[allow(dead_code)] SpanList);
+        impl AsRef<[u8]> for Nested {
+            fn as_ref(&self) -> &[u8] {
+                b"nested"
+            }
+        }
+        let inner = SpanList::from(vec![Span::from("in"), Span::from("ner")]);
+        let owner = Span::from(bytes::Bytes::from_owner(Nested(inner)));
+        let list = SpanList::from(owner);
+        let total = std::thread::spawn(move || list.total_bytes()).join().expect("no panic");
+        assert_eq!(total, 6);
+    }
+}
