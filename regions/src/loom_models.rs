@@ -24,7 +24,7 @@ fn rest(set: &IndexSet) -> Vec<usize> {
 
 fn model(body: impl Fn() + Send + Sync + 'static) {
     let mut builder = loom::model::Builder::new();
-    builder.preemption_bound = Some(5);
+    builder.preemption_bound = Some(4);
     builder.check(body);
 }
 

@@ -1,6 +1,7 @@
 //! Regions: every source, hostile sizes, copies, and what ends when.
 #![cfg(not(loom))]
 #![allow(unsafe_code)] // foreign regions are made on this test's word
+#![allow(clippy::unwrap_used)] // helpers of a test panic as its tests do
 
 use std::fs::File;
 use std::io::{Read, Seek, Write};

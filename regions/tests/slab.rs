@@ -1,6 +1,7 @@
 //! Slabs, leases and spans: sizes, ownership, waiting, and threads.
 #![cfg(not(loom))]
 #![allow(unsafe_code)] // slot references as a kernel would hold them
+#![allow(clippy::unwrap_used)] // helpers of a test panic as its tests do
 
 use std::collections::HashSet;
 use std::future::Future;
