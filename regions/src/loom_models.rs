@@ -79,6 +79,26 @@ fn inserts_and_a_take_under_different_words() {
 }
 
 #[test]
+fn an_insert_under_way_hides_no_other_member() {
+    model(|| {
+        let set = Arc::new(IndexSet::empty(2));
+        let (first, second) = (Arc::clone(&set), Arc::clone(&set));
+        let inserter = thread::spawn(move || assert!(first.insert(0)));
+        let taker = thread::spawn(move || second.take());
+        assert!(set.insert(1));
+        let mine = set.take();
+        inserter.join().expect("no panic");
+        let theirs = taker.join().expect("no panic");
+        // Index 1 was there before this thread's take: only the other taker excuses a miss.
+        assert!(mine.is_some() || theirs == Some(1));
+        let mut all = rest(&set);
+        all.extend(mine.into_iter().chain(theirs));
+        all.sort_unstable();
+        assert_eq!(all, [0, 1]);
+    });
+}
+
+#[test]
 fn a_sweep_beside_inserts_delivers_each_once() {
     model(|| {
         let set = Arc::new(IndexSet::empty(4));
