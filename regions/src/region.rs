@@ -6,8 +6,9 @@
 //! and `Sync`; the last drop unmaps, or runs the release callback, on its own thread.
 //!
 //! A region is *private* while nobody outside this crate's own handles can write it: anonymous
-//! memory, and a memfd whose descriptor has not been asked for, without remote writes. There is no `&[u8]` over a region
-//! as such (another handle may be copying in); leases and spans of a private slab give one.
+//! memory, and a memfd whose descriptor has not been asked for, without remote writes. There is no
+//! `&[u8]` over a region as such (another handle may be copying in); leases and spans of a private
+//! slab give one.
 //!
 //! Unsafe is here because a region is a raw address that threads share.
 #![allow(unsafe_code)]

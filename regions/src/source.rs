@@ -65,9 +65,11 @@ impl Holder {
                     return std::mem::forget(release);
                 }
                 // A panic must not leave a drop: a second one would abort. The panic hook has
-                // told of it; its payload could panic again and is leaked.
-                if let Err(payload) = catch_unwind(AssertUnwindSafe(release)) {
-                    std::mem::forget(payload);
+                // told of it. Its payload may panic in turn; what that leaves is leaked.
+                if let Err(payload) = catch_unwind(AssertUnwindSafe(release))
+                    && let Err(again) = catch_unwind(AssertUnwindSafe(|| drop(payload)))
+                {
+                    std::mem::forget(again);
                 }
             }
         }
