@@ -1,1 +1,85 @@
-//! A caller-driven proactor.
+//! A caller-driven proactor over io_uring, with an honest fallback.
+//!
+//! # The parts
+//!
+//! - [`Proactor`]: owns the loop. One thread polls it; completions arrive inside
+//!   [`poll`](Proactor::poll) as futures, callbacks or values to take.
+//! - [`Socket`], [`File`], [`ReceivePool`]: what operations work on. Made on the proactor they stay
+//!   on its thread and submit without a lock; made through a [`Handle`] they are `Send`.
+//! - [`Request`]: an operation about to be submitted: `.await` it, give it a
+//!   [`timeout`](Request::timeout), submit it for later, or hand it a callback.
+//! - [`regions`]: the memory. A [`regions::Lease`] is written to, a [`regions::Span`] is sent.
+//!
+//! # Threads
+//!
+//! `Proactor`, its submissions, sockets and files are `!Send`: they belong to the thread that made
+//! the proactor. [`Handle`] is `Send + Sync` and works from everywhere.
+//!
+//! # Backends
+//!
+//! io_uring where the kernel allows it (6.1 or newer, found out by doing, never by version), else
+//! readiness over `epoll(7)` or `poll(2)`, which gives the same results. [`Proactor::backend`] and
+//! [`Proactor::fallback`] say which and why; completions say which way their bytes went.
+
+#[cfg(not(loom))]
+mod backend;
+#[cfg(not(loom))]
+mod capability;
+#[cfg(not(loom))]
+mod engine;
+#[cfg(not(loom))]
+mod error;
+#[cfg(not(loom))]
+mod io;
+#[cfg(not(loom))]
+mod op;
+#[cfg(not(loom))]
+mod options;
+#[cfg(not(loom))]
+mod proactor;
+mod remote;
+mod sync;
+#[cfg(not(loom))]
+mod sys;
+
+#[cfg(not(loom))]
+mod public {
+    pub use crate::backend::OpId;
+    pub use crate::capability::{Capabilities, Capability};
+    pub use crate::engine::descriptors::ZeroCopy;
+    pub use crate::engine::path::{CopyReason, Mechanism, Path};
+    pub use crate::engine::report::{InFlight, Stats, Waiter};
+    pub use crate::engine::shutdown::Leaked;
+    pub use crate::error::{Error, ErrorKind, Failed, Result};
+    pub use crate::io::address::Address;
+    pub use crate::io::batch::{Batch, RefusedBatch, Submitted, Ticket};
+    pub use crate::io::file::File;
+    pub use crate::io::receive_pool::ReceivePool;
+    pub use crate::io::registration::Registration;
+    pub use crate::io::request::{Multi, Request};
+    pub use crate::io::socket::Socket;
+    pub use crate::io::stream::{LocalStream, Next, RemoteStream};
+    pub use crate::io::submission::{RemoteSubmission, Submission};
+    pub use crate::io::watch::Watch;
+    pub use crate::io::{Local, Port};
+    pub use crate::op::{
+        Filled, HoldsBuffer, Interest, Multishot, Nop, OpenOptions, Operation, Resolve, Sent, Timer,
+    };
+    /// The operations themselves, for naming their types.
+    pub mod operations {
+        pub use crate::op::{
+            Accept, AcceptMany, Close, Connect, Nop, Open, Poll, PollMany, Read, Recv, RecvFrom,
+            RecvMany, RecvPool, RecvVectored, Resolve, Send, SendTo, SendVectored, Shutdown, Sync,
+            Timer, Transfer, Write,
+        };
+    }
+    pub use crate::options::{Backend, Options, SqPoll};
+    pub use crate::proactor::{Proactor, Wait};
+    pub use crate::remote::handle::{Call, Handle};
+    pub use crate::sys::sockets::SocketOptions;
+    pub use fence;
+    pub use regions;
+}
+
+#[cfg(not(loom))]
+pub use public::*;

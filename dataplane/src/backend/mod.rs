@@ -1,0 +1,235 @@
+//! Backends: what carries operations to the kernel and results back.
+//!
+//! The contract, in full:
+//!
+//! - A backend belongs to one thread, the poll owner, and is called only from there.
+//! - [`push`](Backend::push) *stages* an operation: nothing reaches the kernel before the next
+//!   [`wait`](Backend::wait) or [`flush`](Backend::flush). It always takes it; what does not fit
+//!   a kernel queue waits in a backlog of the backend's own, in order.
+//! - Every pushed operation gives events until one without [`MORE`]: exactly one for a one-shot
+//!   operation, except that a zero-copy send gives its result with `MORE` and later one with
+//!   [`NOTIFICATION`]. Results are kernel results (a count or a negative errno), flags are
+//!   completion flags of io_uring on every backend, so what follows is written once.
+//! - The operation, its buffers and its scratch stay where they are until that last event; the
+//!   descriptor number stays open. The backend keeps no reference to them between calls.
+//! - [`cancel`](Backend::cancel) asks; the operation's own last event answers. It is staged in
+//!   order: it never overtakes the push it is about.
+//! - `wait` makes at most one system call that can sleep, submits everything staged with it, and
+//!   returns a bounded number of events. EINTR, EAGAIN and EBUSY are never results of `wait`.
+//! - Memory registration is emulated where the kernel has none: same calls, same limits reported.
+//!   After `unregister_memory` the range may be reused only when an event of kind
+//!   [`Kind::Released`] names it.
+//! - Dropping a backend with operations in flight is not allowed; the engine drains or leaks it.
+
+pub(crate) mod faulty;
+pub(crate) mod ready;
+pub(crate) mod uring;
+
+use crate::capability::{Capabilities, Capability};
+use crate::engine::table::Table;
+use crate::options::{Backend as Choice, Options};
+use crate::remote::inbox::Shared;
+use std::fmt;
+use std::io;
+use std::os::fd::RawFd;
+use std::sync::Arc;
+
+/// More events of the same push will come (IORING_CQE_F_MORE).
+pub(crate) const MORE: u32 = 1 << 1;
+/// A buffer was selected; its number is in the upper 16 bits (IORING_CQE_F_BUFFER).
+pub(crate) const BUFFER: u32 = 1 << 0;
+/// The kernel is done with the memory of a zero-copy send (IORING_CQE_F_NOTIF).
+pub(crate) const NOTIFICATION: u32 = 1 << 3;
+/// The selected buffer was used in part and stays with the kernel (IORING_CQE_F_BUF_MORE).
+pub(crate) const BUFFER_MORE: u32 = 1 << 4;
+/// In a notification's result: the kernel copied (IORING_NOTIF_USAGE_ZC_COPIED).
+pub(crate) const COPIED: i32 = i32::MIN;
+
+/// Most events one `wait` returns.
+pub(crate) const EVENTS_PER_TURN: usize = 512;
+
+/// What an event is about: the top eight bits of a 64-bit user_data.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub(crate) enum Kind {
+    /// An operation; the rest is its slot and generation.
+    Operation = 0,
+    /// The backend's own business; never leaves it.
+    Internal = 1,
+    /// A registered memory entry was released; the rest is its index.
+    Released = 2,
+}
+
+/// The identity of an operation in flight: generation and slot index.
+#[derive(Clone, Copy, PartialEq, Eq, Hash)]
+pub struct OpId(pub(crate) u64);
+
+impl OpId {
+    pub(crate) fn new(index: u32, generation: u32) -> OpId {
+        OpId(u64::from(generation & 0x00ff_ffff) << 32 | u64::from(index))
+    }
+
+    pub(crate) fn index(self) -> u32 {
+        self.0 as u32
+    }
+
+    pub(crate) fn generation(self) -> u32 {
+        (self.0 >> 32) as u32 & 0x00ff_ffff
+    }
+}
+
+impl fmt::Debug for OpId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "OpId({}#{})", self.index(), self.generation())
+    }
+}
+
+/// user_data of something that is not an operation.
+pub(crate) fn tagged(kind: Kind, value: u64) -> u64 {
+    (kind as u64) << 56 | value & 0x00ff_ffff_ffff_ffff
+}
+
+/// One completion, in io_uring's terms on every backend.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Event {
+    pub(crate) user_data: u64,
+    pub(crate) result: i32,
+    pub(crate) flags: u32,
+}
+
+impl Event {
+    pub(crate) fn kind(&self) -> u8 {
+        (self.user_data >> 56) as u8
+    }
+
+    pub(crate) fn op(&self) -> OpId {
+        OpId(self.user_data)
+    }
+
+    pub(crate) fn of(id: OpId, result: i32, flags: u32) -> Event {
+        Event { user_data: id.0, result, flags }
+    }
+}
+
+/// How long a wait may last.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Until {
+    /// Look, do not sleep.
+    Now,
+    /// Until something happens.
+    Forever,
+    /// Until CLOCK_MONOTONIC reaches this many nanoseconds.
+    At(u64),
+}
+
+/// Why a wait could not be done at all.
+#[derive(Debug)]
+pub(crate) enum Fatal {
+    /// The kernel dropped completions (EBADR).
+    Dropped,
+    /// The wait itself failed.
+    Failed(i32),
+}
+
+/// A buffer for a kernel-held pool: address, length, number.
+pub(crate) struct Provided {
+    pub(crate) at: *mut u8,
+    pub(crate) bytes: u32,
+    pub(crate) number: u16,
+}
+
+/// See the head of this file.
+pub(crate) trait Backend {
+    /// Which one it is.
+    fn choice(&self) -> Choice;
+
+    /// What it can do, after the mask.
+    fn capabilities(&self) -> Capabilities;
+
+    /// Stages the operation in slot `id`, resolved through `table`.
+    fn push(&mut self, id: OpId, table: &mut Table);
+
+    /// Asks for the end of an operation that was pushed.
+    fn cancel(&mut self, id: OpId, table: &mut Table);
+
+    /// Hands everything staged to the kernel without sleeping.
+    fn flush(&mut self, table: &mut Table) -> Result<(), Fatal>;
+
+    /// Submits what is staged and waits for events; appends them to `out`.
+    fn wait(&mut self, until: Until, table: &mut Table, out: &mut Vec<Event>) -> Result<(), Fatal>;
+
+    /// Registers memory pieces; the index of the first entry.
+    fn register_memory(&mut self, pieces: &[(*mut u8, usize)]) -> Result<u32, RegisterError>;
+
+    /// Gives `count` entries back; each is released when its event says so.
+    fn unregister_memory(&mut self, first: u32, count: u32);
+
+    /// A registered-memory entry was released: its index may be used again.
+    fn released(&mut self, index: u32);
+
+    /// Registers a descriptor; its index.
+    fn register_file(&mut self, fd: RawFd) -> Result<u32, RegisterError>;
+
+    /// Gives a registered descriptor back.
+    fn unregister_file(&mut self, index: u32);
+
+    /// Opens a kernel-held buffer pool of up to `entries` buffers. False: the backend has none,
+    /// and pool receives carry their own buffer.
+    fn open_pool(&mut self, group: u16, entries: u16) -> Result<bool, RegisterError>;
+
+    /// Hands buffers to a pool, to be seen by the kernel at once.
+    fn provide(&mut self, group: u16, buffers: &[Provided]);
+
+    /// Stops a pool: no operation is armed on it any more, its buffers are no longer the kernel's.
+    fn close_pool(&mut self, group: u16);
+
+    /// Whether a receive from a pool must carry its own buffer.
+    fn selects_buffers(&self) -> bool;
+
+    /// Descriptor a host runtime can watch for "poll me", where there is one.
+    fn watchable(&self) -> Option<RawFd>;
+
+    /// Completion-queue overflows seen so far.
+    fn overflows(&self) -> u64;
+}
+
+/// Why a registration was refused.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum RegisterError {
+    /// The table is full: entries used and its size.
+    Full { used: u32, maximum: u32 },
+    /// The kernel refused with this errno.
+    Refused(i32),
+    /// Not there, or masked.
+    Unavailable,
+}
+
+/// Makes the backend that the options ask for; with `auto`, io_uring where the kernel lets us,
+/// else the readiness backend. The second value says why it is not io_uring.
+pub(crate) fn open(
+    options: &Options,
+    shared: &Arc<Shared>,
+) -> io::Result<(Box<dyn Backend>, Option<String>)> {
+    let made: (Box<dyn Backend>, Option<String>) = match options.backend {
+        Choice::IoUring => (Box::new(uring::Uring::new(options, shared)?), None),
+        Choice::Epoll | Choice::Poll => (Box::new(ready::Ready::new(options, shared)?), None),
+        Choice::Auto => match uring::Uring::new(options, shared) {
+            Ok(uring) => (Box::new(uring), None),
+            Err(why) => {
+                let epoll = Options { backend: Choice::Epoll, ..options.clone() };
+                (Box::new(ready::Ready::new(&epoll, shared)?), Some(why.to_string()))
+            }
+        },
+    };
+    let (backend, why) = made;
+    Ok(match options.faults {
+        Some(seed) => (Box::new(faulty::Faulty::new(backend, seed)), why),
+        None => (backend, why),
+    })
+}
+
+/// The capabilities of the readiness backend: everything it emulates is honest work, nothing the
+/// kernel does by itself.
+pub(crate) fn emulated() -> Capabilities {
+    Capabilities::default().with(Capability::Multishot)
+}

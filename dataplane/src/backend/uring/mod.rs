@@ -1,0 +1,347 @@
+//! The io_uring backend: operations become submission entries, completions come back as they are.
+//!
+//! One ring, entered by the owner thread only. Everything staged goes to the kernel with the one
+//! `io_uring_enter(2)` that also waits. What finds no room in the submission queue stands in a
+//! backlog, in order, and moves up after the next enter; cancels and re-arms take the same way.
+//!
+//! The bell of the inbox is watched by a multishot poll. When it fires the counter is read at
+//! once, before the loop observes its wake word again: a later read could swallow the ring of a
+//! producer whose poll event had not been posted yet, and the loop would sleep on a full inbox.
+//!
+//! An operation on a non-blocking descriptor that the kernel answers with EAGAIN is not an error:
+//! a poll is armed under a name of its own and the operation pushed again when it fires.
+#![allow(unsafe_code)]
+//!
+//! Unsafe here: the kernel follows the pointers in the entries pushed; the slot table keeps what
+//! they point to until the operation's last event.
+
+pub(crate) mod buf_ring;
+mod pools;
+pub(crate) mod probe;
+pub(crate) mod ring;
+pub(crate) mod setup;
+pub(crate) mod tables;
+pub(crate) mod trial;
+
+use super::{Backend, Event, Fatal, Kind, MORE, OpId, Provided, RegisterError, Until, tagged};
+use crate::capability::{Capabilities, Capability};
+use crate::engine::deadlines::now_ns;
+use crate::engine::table::Table;
+use crate::op::{Interest, Lane, Op};
+use crate::options::{Backend as Choice, MAX_OPERATIONS, Options};
+use crate::remote::inbox::Shared;
+use io_uring::squeue::Entry;
+use io_uring::{opcode, types};
+use ring::{End, Ring};
+use setup::Setup;
+use std::collections::VecDeque;
+use std::io;
+use std::os::fd::{AsFd, AsRawFd, RawFd};
+use std::sync::Arc;
+use std::time::Duration;
+use tables::{BufferTable, FileTable, TableError};
+
+/// Internal events: what the lower bits of the name mean.
+const WAKE: u64 = 1 << 55;
+const CANCEL: u64 = 1 << 54;
+/// A poll armed for an operation; slot index and generation are in the lower bits, the
+/// generation shortened to fit.
+const REARM: u64 = 1 << 53;
+
+/// Fixed files and buffers asked for; the kernel may grant fewer.
+const FILES: u32 = 65536;
+
+/// The io_uring backend of one proactor.
+pub(crate) struct Uring {
+    ring: Ring,
+    capabilities: Capabilities,
+    backlog: VecDeque<Entry>,
+    buffers: BufferTable,
+    files: FileTable,
+    pools: pools::Pools,
+    shared: Arc<Shared>,
+    wake_armed: bool,
+    /// Operations for which a poll is armed instead.
+    polling: Vec<OpId>,
+    /// Events made here: refusals, tags.
+    own: Vec<Event>,
+    overflows: u64,
+    in_overflow: bool,
+}
+
+impl Uring {
+    pub(crate) fn new(options: &Options, shared: &Arc<Shared>) -> io::Result<Uring> {
+        let probe = probe::probe();
+        if let Some(why) = &probe.unavailable {
+            let kind = io::ErrorKind::Unsupported;
+            return Err(io::Error::new(kind, why.message.clone()));
+        }
+        let operations = options.operations.clamp(1, MAX_OPERATIONS).next_power_of_two();
+        let sq_entries = options.submissions.unwrap_or(operations).clamp(1, setup::SQ_ENTRIES_MAX);
+        let completions = options.completions.unwrap_or((operations * 4).max(4096));
+        let ring = Ring::new(&Setup {
+            sq_entries: sq_entries.next_power_of_two(),
+            cq_entries: completions
+                .clamp(sq_entries.next_power_of_two(), setup::CQ_ENTRIES_MAX)
+                .next_power_of_two(),
+            sqpoll: options.sqpoll.map(|poll| setup::SqPoll { idle: poll.idle, cpu: poll.cpu }),
+            iopoll: false,
+        })?;
+        Ok(Uring {
+            ring,
+            capabilities: probe.capabilities.intersection(options.allowed),
+            backlog: VecDeque::new(),
+            buffers: BufferTable::new(tables::BUFFERS_MAX),
+            files: FileTable::new(FILES),
+            pools: pools::Pools::default(),
+            shared: shared.clone(),
+            wake_armed: false,
+            polling: Vec::new(),
+            own: Vec::new(),
+            overflows: 0,
+            in_overflow: false,
+        })
+    }
+
+    /// Stages an entry, or puts it in line.
+    #[inline]
+    fn stage(&mut self, entry: Entry) {
+        // SAFETY: what the entry points to is kept by its slot (or is the backend's own and
+        // static) until its last event.
+        if !self.backlog.is_empty() || !unsafe { self.ring.push(&entry) } {
+            self.backlog.push_back(entry);
+        }
+    }
+
+    fn move_up(&mut self) {
+        while let Some(entry) = self.backlog.front() {
+            // SAFETY: as in `stage`.
+            if !unsafe { self.ring.push(entry) } {
+                break;
+            }
+            self.backlog.pop_front();
+        }
+    }
+
+    fn arm_wake(&mut self) {
+        if self.wake_armed {
+            return;
+        }
+        self.wake_armed = true;
+        let bell = types::Fd(self.shared.bell.as_fd().as_raw_fd());
+        let entry = opcode::PollAdd::new(bell, libc::POLLIN as u32).multi(true).build();
+        self.stage(entry.user_data(tagged(Kind::Internal, WAKE)));
+    }
+
+    /// One enter, repeated only while the kernel has no room or a backlog stands.
+    fn enter(&mut self, want: u32, timeout: Option<Duration>) -> Result<(), Fatal> {
+        self.move_up();
+        let overflowing = self.ring.overflow_flag();
+        if overflowing && !self.in_overflow {
+            self.overflows += 1;
+        }
+        self.in_overflow = overflowing;
+        // A standing backlog must reach the kernel before anybody sleeps.
+        let want = if self.backlog.is_empty() { want } else { 0 };
+        match self.ring.enter(want, timeout) {
+            Ok(entered) if entered.end == End::CompletionsLost => Err(Fatal::Dropped),
+            Ok(_) => {
+                self.move_up();
+                Ok(())
+            }
+            Err(error) => Err(Fatal::Failed(setup::errno_of(&error).unwrap_or(libc::EIO))),
+        }
+    }
+
+    /// Takes completions out of the ring; our own are handled here.
+    fn reap(&mut self, table: &mut Table, out: &mut Vec<Event>) {
+        let mut internal: Vec<Event> = Vec::new();
+        let polling = &self.polling;
+        self.ring.reap(super::EVENTS_PER_TURN, |user_data, result, flags| {
+            let event = Event { user_data, result, flags };
+            if event.kind() == Kind::Internal as u8 {
+                internal.push(event);
+            } else if result == -libc::EAGAIN && event.kind() == Kind::Operation as u8 {
+                internal.push(event);
+            } else {
+                out.push(event);
+            }
+        });
+        debug_assert!(polling.len() <= table.slots.live().count());
+        for event in internal {
+            self.on_internal(event, table, out);
+        }
+    }
+
+    fn on_internal(&mut self, event: Event, table: &mut Table, out: &mut Vec<Event>) {
+        if event.kind() == Kind::Operation as u8 {
+            return self.poll_instead(event, table, out);
+        }
+        let value = event.user_data & 0x00ff_ffff_ffff_ffff;
+        if value & WAKE != 0 {
+            // A bell that cannot be read is no longer ours; the next arm tells.
+            let _ = self.shared.bell.clear();
+            self.wake_armed = event.flags & MORE != 0;
+        } else if value & REARM != 0 {
+            self.rearmed(value, event.result, table, out);
+        }
+    }
+
+    /// The kernel had nothing and would not wait: wait with a poll.
+    fn poll_instead(&mut self, event: Event, table: &mut Table, out: &mut Vec<Event>) {
+        let id = event.op();
+        let Some(slot) = table.slots.find(id) else { return out.push(event) };
+        let interest = match &slot.op {
+            Some(Op::Accept(_) | Op::AcceptMany(_)) => Interest::READABLE,
+            Some(op) if op.lane() == Some(Lane::Send) => Interest::WRITABLE,
+            Some(Op::Connect(_) | Op::SendTo(_) | Op::Write(_)) => Interest::WRITABLE,
+            _ => Interest::READABLE,
+        };
+        if slot.is_multishot || event.flags & MORE != 0 || slot.cancel_sent {
+            return out.push(event);
+        }
+        let number = table.descriptor_of(id);
+        self.polling.push(id);
+        let entry = opcode::PollAdd::new(types::Fd(number), interest.bits()).build();
+        self.stage(entry.user_data(rearm_name(id)));
+    }
+
+    fn rearmed(&mut self, value: u64, result: i32, table: &mut Table, out: &mut Vec<Event>) {
+        let name = |id: &OpId| rearm_name(*id) & 0x00ff_ffff_ffff_ffff == value;
+        let Some(at) = self.polling.iter().position(name) else { return };
+        let id = self.polling.swap_remove(at);
+        match result {
+            0.. => self.push(id, table),
+            errno => out.push(Event::of(id, errno, 0)),
+        }
+    }
+}
+
+/// The name of the poll that stands for an operation: 32 bits of index, 21 of generation.
+fn rearm_name(id: OpId) -> u64 {
+    let short = u64::from(id.generation() & 0x001f_ffff);
+    tagged(Kind::Internal, REARM | short << 32 | u64::from(id.index()))
+}
+
+fn register_error(error: TableError) -> RegisterError {
+    match error {
+        TableError::Exhausted { used, maximum, .. } => RegisterError::Full { used, maximum },
+        TableError::Refused { errno, .. } => RegisterError::Refused(errno),
+        TableError::Unavailable { .. } => RegisterError::Unavailable,
+    }
+}
+
+impl Backend for Uring {
+    fn choice(&self) -> Choice {
+        Choice::IoUring
+    }
+
+    fn capabilities(&self) -> Capabilities {
+        self.capabilities
+    }
+
+    #[inline]
+    fn push(&mut self, id: OpId, table: &mut Table) {
+        let selects = self.selects_buffers();
+        let entry = table.resolve(id, |op, cx| {
+            if !selects && !pools::carry_buffer(op, cx) {
+                return None;
+            }
+            Some(op.entry(cx).user_data(id.0))
+        });
+        match entry {
+            Some(entry) => self.stage(entry),
+            None => self.own.push(Event::of(id, -libc::ENOBUFS, 0)),
+        }
+    }
+
+    fn cancel(&mut self, id: OpId, _: &mut Table) {
+        let name = if self.polling.contains(&id) { rearm_name(id) } else { id.0 };
+        // Still in line: take it out, nothing of it is with the kernel.
+        if let Some(at) = self.backlog.iter().position(|entry| entry.get_user_data() == name) {
+            self.backlog.remove(at);
+            self.polling.retain(|polled| *polled != id);
+            return self.own.push(Event::of(id, -libc::ECANCELED, 0));
+        }
+        let entry = opcode::AsyncCancel::new(name).build();
+        self.stage(entry.user_data(tagged(Kind::Internal, CANCEL)));
+    }
+
+    fn flush(&mut self, _: &mut Table) -> Result<(), Fatal> {
+        self.arm_wake();
+        self.enter(0, None)
+    }
+
+    fn wait(&mut self, until: Until, table: &mut Table, out: &mut Vec<Event>) -> Result<(), Fatal> {
+        self.arm_wake();
+        let ready = self.ring.has_completions() || !self.own.is_empty();
+        let (want, timeout) = match until {
+            _ if ready => (0, None),
+            Until::Now => (0, None),
+            Until::Forever => (1, None),
+            Until::At(at_ns) => (1, Some(Duration::from_nanos(at_ns.saturating_sub(now_ns())))),
+        };
+        let entered = self.enter(want, timeout);
+        self.reap(table, out);
+        out.append(&mut self.own);
+        entered
+    }
+
+    fn register_memory(&mut self, pieces: &[(*mut u8, usize)]) -> Result<u32, RegisterError> {
+        if !self.capabilities.contains(Capability::RegisteredBuffers) {
+            return Err(RegisterError::Unavailable);
+        }
+        let tag = |index: u32| tagged(Kind::Released, u64::from(index));
+        self.buffers.insert_run(&mut self.ring, pieces, tag).map_err(register_error)
+    }
+
+    fn unregister_memory(&mut self, first: u32, count: u32) {
+        // What was staged may name these entries, and the kernel looks them up when it starts
+        // an operation: hand everything over first.
+        let _ = self.enter(0, None);
+        let _ = self.buffers.clear_run(&mut self.ring, first, count);
+    }
+
+    fn released(&mut self, index: u32) {
+        self.buffers.on_tag(index);
+    }
+
+    fn register_file(&mut self, fd: RawFd) -> Result<u32, RegisterError> {
+        if !self.capabilities.contains(Capability::FixedFiles) {
+            return Err(RegisterError::Unavailable);
+        }
+        self.files.insert(&mut self.ring, fd).map_err(register_error)
+    }
+
+    fn unregister_file(&mut self, index: u32) {
+        let _ = self.enter(0, None);
+        let _ = self.files.clear(&mut self.ring, index);
+    }
+
+    fn open_pool(&mut self, group: u16, entries: u16) -> Result<bool, RegisterError> {
+        if !self.selects_buffers() {
+            return Ok(false);
+        }
+        self.pools.open(&mut self.ring, group, entries).map(|()| true)
+    }
+
+    fn provide(&mut self, group: u16, buffers: &[Provided]) {
+        self.pools.provide(group, buffers);
+    }
+
+    fn close_pool(&mut self, group: u16) {
+        self.pools.close(&mut self.ring, group);
+    }
+
+    fn selects_buffers(&self) -> bool {
+        self.capabilities.contains(Capability::BufferRings)
+    }
+
+    fn watchable(&self) -> Option<RawFd> {
+        Some(self.ring.as_raw_fd())
+    }
+
+    fn overflows(&self) -> u64 {
+        self.overflows
+    }
+}

@@ -1,0 +1,130 @@
+//! Closing descriptors: cancel what is in flight, then close, never the other way round.
+//!
+//! The number is given to the close operation itself (an entry of the ring, or `close(2)`), so it
+//! stays taken until nothing can use it any more; the table forgets it at the same moment.
+
+use super::Engine;
+use super::Reason;
+use super::descriptors::{Class, DescId};
+use super::slots::{NONE, Notify};
+use crate::backend::RegisterError;
+use crate::error::{Error, ErrorKind, Result};
+use crate::op::{Close, Op};
+use crate::sys::calls;
+use std::os::fd::{OwnedFd, RawFd};
+
+impl Engine {
+    /// Takes a descriptor into the table. Nothing is changed on it.
+    pub(crate) fn adopt(
+        &mut self,
+        operation: &'static str,
+        fd: OwnedFd,
+        class: Class,
+    ) -> Result<DescId, (Error, OwnedFd)> {
+        if self.draining {
+            return Err((crate::remote::inbox::gone(operation), fd));
+        }
+        self.table.descriptors.adopt(operation, fd, class)
+    }
+
+    /// The user's last handle is gone: end what is in flight and close.
+    pub(crate) fn release_descriptor(&mut self, index: u32) {
+        let descriptor = self.table.descriptors.at(index);
+        descriptor.released = true;
+        self.begin_close(index);
+        self.table.descriptors.retire(index);
+    }
+
+    /// The close operation in slot `closer` waits for the descriptor to become idle.
+    pub(crate) fn close_when_idle(&mut self, desc: DescId, closer: u32) {
+        let descriptor = self.table.descriptors.at(desc.index);
+        descriptor.closer = closer;
+        self.begin_close(desc.index);
+    }
+
+    fn begin_close(&mut self, index: u32) {
+        let descriptor = self.table.descriptors.at(index);
+        if descriptor.is_open() && !descriptor.closing {
+            descriptor.closing = true;
+            self.cancel_descriptor(index, Reason::Closed);
+        }
+        self.close_if_idle(index);
+    }
+
+    pub(crate) fn close_if_idle(&mut self, index: u32) {
+        let descriptor = self.table.descriptors.at(index);
+        if !descriptor.closing || descriptor.users + descriptor.pins > 0 {
+            return;
+        }
+        let fixed = descriptor.take_fixed();
+        if let (Some(fixed), Some(backend)) = (fixed, &mut self.backend) {
+            backend.unregister_file(fixed);
+        }
+        let descriptor = self.table.descriptors.at(index);
+        let closer = std::mem::replace(&mut descriptor.closer, NONE);
+        if let Some(number) = descriptor.take_fd() {
+            self.close_number(number, closer, index);
+        }
+        self.table.descriptors.retire(index);
+    }
+
+    fn close_number(&mut self, number: RawFd, closer: u32, index: u32) {
+        if closer != NONE {
+            if let Some(Op::Close(close)) = self.table.slots.at(closer).op.as_mut() {
+                close.number = number;
+            }
+            return self.launch(closer);
+        }
+        let room = !self.draining && self.in_flight < self.bound;
+        let mut close = Close::new(self.table.descriptors.id(index));
+        close.number = number;
+        if !room {
+            calls::close(number);
+            return;
+        }
+        match self.place(Op::Close(close), Notify::Nobody, None) {
+            Ok(id) => self.table.slots.at(id.index()).abandoned = true,
+            Err(_) => {
+                calls::close(number);
+            }
+        }
+    }
+
+    /// One operation less that uses the descriptor as its source.
+    pub(crate) fn unpin(&mut self, desc: DescId) {
+        if let Some(descriptor) = self.table.descriptors.find(desc) {
+            descriptor.pins -= 1;
+            if descriptor.closing {
+                self.close_if_idle(desc.index);
+            }
+        }
+    }
+
+    /// Registers the descriptor with the backend, so that operations name it by index.
+    pub(crate) fn register_descriptor(&mut self, desc: DescId) -> Result<bool> {
+        const NAME: &str = "register descriptor";
+        let closed = || Error::new(NAME, ErrorKind::Closed, "the descriptor is closed");
+        let descriptor = self.table.descriptors.find(desc).ok_or_else(closed)?;
+        if descriptor.closing || !descriptor.is_open() {
+            return Err(closed());
+        }
+        if descriptor.fixed().is_some() {
+            return Ok(true);
+        }
+        let number = descriptor.raw();
+        let Some(backend) = &mut self.backend else { return Err(closed()) };
+        match backend.register_file(number) {
+            Ok(index) => {
+                self.table.descriptors.at(desc.index).set_fixed(index);
+                Ok(true)
+            }
+            Err(RegisterError::Unavailable) => Ok(false),
+            Err(RegisterError::Full { used, maximum }) => Err(Error::new(
+                NAME,
+                ErrorKind::Exhausted,
+                format!("{used} of {maximum} registered descriptors are in use; close some"),
+            )),
+            Err(RegisterError::Refused(errno)) => Err(Error::from_errno(NAME, errno)),
+        }
+    }
+}

@@ -1,0 +1,372 @@
+//! From backend event to whoever is to be told: the only gate from in flight to done.
+//!
+//! Nothing of the user's runs here. Wakers, callbacks and drops are put on the fire list and run
+//! by the turn, one at a time, with nothing borrowed; so a panic in one loses none of the others,
+//! and everything but polling is allowed inside.
+
+#![allow(unsafe_code)]
+// Unsafe: a descriptor number the kernel has just returned becomes an owned descriptor.
+
+use super::descriptors::Class;
+use super::slots::{NONE, Notify, State};
+use super::{Engine, Fire, Outcome, Payload, Reason};
+use crate::backend::{BUFFER, COPIED, Event, Kind, MORE, NOTIFICATION, OpId};
+use crate::op::{Advance, Op};
+use crate::remote::cell::{Adopted, Cell};
+use crate::sys::calls;
+use std::os::fd::{FromRawFd, OwnedFd};
+use std::sync::Arc;
+
+impl Engine {
+    /// One event of the backend, or of our own.
+    #[inline]
+    pub(crate) fn on_event(&mut self, event: Event) {
+        if event.kind() == Kind::Operation as u8 {
+            return self.on_operation(event);
+        }
+        if event.kind() == Kind::Released as u8 {
+            let index = event.user_data as u32;
+            if let Some(backend) = &mut self.backend {
+                backend.released(index);
+            }
+            if let Some(region) = self.table.registry.released(index) {
+                self.fire.push_back(Fire::Drop(Box::new(region)));
+            }
+        }
+    }
+
+    #[inline]
+    fn on_operation(&mut self, event: Event) {
+        let index = event.op().index();
+        let Some(slot) = self.table.slots.find(event.op()) else {
+            self.counters.stale_events += 1;
+            return;
+        };
+        if slot.owed == 0 {
+            self.counters.stale_events += 1;
+            return;
+        }
+        if event.flags & NOTIFICATION != 0 {
+            return self.on_notification(index, event.result & COPIED != 0);
+        }
+        if event.flags & MORE == 0 {
+            slot.owed -= 1;
+        }
+        if slot.is_multishot {
+            self.on_multishot(index, event)
+        } else {
+            self.on_result(index, event)
+        }
+    }
+
+    fn on_notification(&mut self, index: u32, copied: bool) {
+        let slot = self.table.slots.at(index);
+        slot.owed -= 1;
+        let over = slot.owed == 0 && slot.settled;
+        if let Some(op) = slot.op.as_mut() {
+            op.notified(copied);
+            if let Some(found) = op.desc().and_then(|desc| self.table.descriptors.find(desc)) {
+                found.policy.reported(copied);
+            }
+        }
+        let counter = match copied {
+            true => &mut self.counters.zero_copy_copied,
+            false => &mut self.counters.zero_copy_sent,
+        };
+        *counter += 1;
+        if over {
+            self.finish(index);
+        }
+    }
+
+    #[inline]
+    fn on_result(&mut self, index: u32, event: Event) {
+        let slot = self.table.slots.at(index);
+        let own = slot.reason == Reason::Kernel;
+        let Some(op) = slot.op.as_mut() else { return };
+        let retry = event.result == -libc::EINTR || event.result == -libc::EAGAIN;
+        if retry && own {
+            return self.launch(index);
+        }
+        if event.result == -libc::ENOBUFS && own && op.pool().is_some() {
+            return self.park_dry(index);
+        }
+        match op.advance(event.result, event.flags) {
+            Advance::Done(result) => self.settle(index, result, event.flags),
+            Advance::Again if own => self.launch(index),
+            Advance::Again => self.settle(index, -libc::ECANCELED, 0),
+        }
+    }
+
+    /// The result of a one-shot operation, or the end of a multishot one, is known.
+    #[inline]
+    fn settle(&mut self, index: u32, result: i32, flags: u32) {
+        let slot = self.table.slots.at(index);
+        slot.result = result;
+        slot.settled = true;
+        let owed = slot.owed;
+        let desc = slot.desc;
+        let source = slot.op.as_ref().and_then(Op::source);
+        let pool = slot.op.as_ref().and_then(Op::pool);
+        let payload = self.payload(index, result, flags);
+        let slot = self.table.slots.at(index);
+        slot.outcome = Some(Outcome::new(result, Reason::Kernel, payload));
+        if desc != NONE {
+            self.note_death(desc, result);
+            self.leave_lane(index);
+            self.unlink(index);
+        }
+        if let Some(source) = source {
+            self.unpin(source);
+        }
+        if let Some(group) = pool.and_then(|pool| self.table.groups.find(pool)) {
+            group.disarm();
+        }
+        if owed == 0 {
+            self.finish(index);
+        }
+    }
+
+    /// The kernel reports the death of a connection once, and then an end of stream: remember it.
+    fn note_death(&mut self, desc: u32, result: i32) {
+        let fatal = [libc::ECONNRESET, libc::ETIMEDOUT, libc::ECONNREFUSED];
+        if result < 0 && fatal.contains(&-result) {
+            let descriptor = self.table.descriptors.at(desc);
+            if descriptor.class() == Class::Stream {
+                descriptor.dead = Some(-result);
+            }
+        }
+    }
+
+    /// Owns what a result brought, at once: whatever happens next, nothing leaks.
+    fn payload(&mut self, index: u32, result: i32, flags: u32) -> Payload {
+        let (slot, scratch) = self.table.slots.parts(index);
+        let Some(op) = slot.op.as_mut() else { return Payload::None };
+        if let Some(pool) = op.pool() {
+            return self.pool_payload(index, pool, result, flags);
+        }
+        if result < 0 {
+            return Payload::None;
+        }
+        if !op.brings_descriptor() {
+            op.collect(scratch);
+            return Payload::None;
+        }
+        // SAFETY: the kernel returned this number as the result of an accept or an open, which
+        // nobody else has seen.
+        let fd = unsafe { OwnedFd::from_raw_fd(result) };
+        let class = match op {
+            Op::Open(_) => calls::classify(result).unwrap_or(Class::Other),
+            _ => op
+                .desc()
+                .and_then(|desc| self.table.descriptors.peek(desc))
+                .map_or(Class::Stream, |listener| listener.accepts),
+        };
+        if !matches!(slot.notify, Notify::Cell(_)) {
+            return Payload::Fd(fd, class);
+        }
+        // A submitter elsewhere cannot put it into the table: do it here.
+        match self.adopt("accept", fd, class) {
+            Ok(id) => Payload::Adopted(Adopted { shared: self.table.shared.clone(), id }),
+            Err((_, fd)) => Payload::Fd(fd, class),
+        }
+    }
+
+    fn pool_payload(
+        &mut self,
+        index: u32,
+        pool: super::groups::PoolId,
+        result: i32,
+        flags: u32,
+    ) -> Payload {
+        let bytes = result.max(0) as usize;
+        let held = match self.table.slots.at(index).op.as_mut() {
+            Some(Op::RecvPool(op)) => op.arm.held.take(),
+            Some(Op::RecvMany(op)) => op.arm.held.take(),
+            _ => None,
+        };
+        let lease = match flags & BUFFER {
+            0 => held,
+            _ => {
+                let group = self.table.groups.find(pool);
+                group.and_then(|group| group.selected((flags >> 16) as u16, bytes))
+            }
+        };
+        match lease {
+            Some(lease) if result > 0 => Payload::Lease(lease),
+            // An empty datagram has a buffer too; the end of a stream has none.
+            Some(lease) if result == 0 && self.is_datagram(index) => Payload::Lease(lease),
+            Some(unused) => {
+                self.fire.push_back(Fire::Drop(Box::new(unused)));
+                Payload::None
+            }
+            None => Payload::None,
+        }
+    }
+
+    fn is_datagram(&mut self, index: u32) -> bool {
+        let desc = self.table.slots.at(index).desc;
+        desc != NONE && self.table.descriptors.at(desc).class() == Class::Datagram
+    }
+
+    fn on_multishot(&mut self, index: u32, event: Event) {
+        let result = event.result;
+        let is_receive = matches!(self.table.slots.at(index).op, Some(Op::RecvMany(_)));
+        let end_of_stream = is_receive && result == 0 && !self.is_datagram(index);
+        if result >= 0 && !end_of_stream {
+            let payload = self.payload(index, result, event.flags);
+            self.deliver(index, Outcome::new(result, Reason::Kernel, payload));
+        }
+        if event.flags & MORE != 0 {
+            return;
+        }
+        let slot = self.table.slots.at(index);
+        let own = slot.reason == Reason::Kernel;
+        let paused_here = slot.cancel_sent && result == -libc::ECANCELED;
+        let goes_on = match -result {
+            _ if result >= 0 => !end_of_stream,
+            libc::EINTR | libc::EAGAIN => true,
+            libc::ENOBUFS if is_receive => true,
+            libc::ECONNABORTED | libc::EMFILE | libc::ENFILE => false,
+            _ => paused_here,
+        };
+        let paused = slot.backlog.as_ref().is_some_and(|backlog| backlog.paused);
+        match (goes_on, own) {
+            (true, true) if paused => self.table.slots.at(index).state = State::Parked,
+            (true, true) if result == -libc::ENOBUFS => self.park_dry(index),
+            (true, true) => {
+                self.counters.rearmed += 1;
+                self.launch(index);
+            }
+            (true, false) => self.settle(index, -libc::ECANCELED, 0),
+            (false, _) => self.settle(index, result, event.flags),
+        }
+    }
+
+    /// A result of a multishot operation goes to its callback, its cell or its backlog.
+    fn deliver(&mut self, index: u32, outcome: Outcome) {
+        self.counters.delivered += 1;
+        let limit = self.options.undelivered;
+        let slot = self.table.slots.at(index);
+        let id = OpId::new(index, slot.generation);
+        let is_poll = matches!(slot.op, Some(Op::PollMany(_)));
+        if slot.abandoned {
+            return self.fire.push_back(Fire::Drop(Box::new(outcome)));
+        }
+        let waiting = match &mut slot.notify {
+            Notify::Each(_) => return self.fire.push_back(Fire::Result(id, outcome)),
+            Notify::Cell(cell) => {
+                let cell = cell.clone();
+                return self.deliver_to_cell(index, &cell, outcome, is_poll);
+            }
+            notify => {
+                let backlog = slot.backlog.get_or_insert_default();
+                match backlog.results.back_mut() {
+                    Some(last) if is_poll => last.result |= outcome.result,
+                    _ => backlog.results.push_back(outcome),
+                }
+                if let Notify::Waker(waker) = std::mem::replace(notify, Notify::Nobody) {
+                    self.fire.push_back(Fire::Wake(waker));
+                }
+                backlog.results.len()
+            }
+        };
+        if waiting >= limit {
+            self.pause(index);
+        }
+    }
+
+    fn deliver_to_cell(&mut self, index: u32, cell: &Arc<Cell>, outcome: Outcome, is_poll: bool) {
+        if is_poll && cell.merge(outcome.result) {
+            return;
+        }
+        match cell.give(outcome) {
+            Err(outcome) => self.fire.push_back(Fire::Drop(Box::new(outcome))),
+            Ok(told) => {
+                if told.waiting >= self.options.undelivered {
+                    cell.set_paused();
+                    self.pause(index);
+                }
+                self.fire.extend(told.waker.map(Fire::Wake));
+            }
+        }
+    }
+
+    /// Ends the kernel's part of a multishot operation until its results are taken.
+    fn pause(&mut self, index: u32) {
+        let slot = self.table.slots.at(index);
+        let backlog = slot.backlog.get_or_insert_default();
+        if std::mem::replace(&mut backlog.paused, true) {
+            return;
+        }
+        let id = OpId::new(index, slot.generation);
+        let ask = slot.state == State::InFlight && slot.owed > 0 && !slot.cancel_sent;
+        slot.cancel_sent |= ask;
+        self.counters.paused += 1;
+        if ask {
+            self.cancel_in_backend(id);
+        }
+    }
+
+    /// Results were taken: a paused multishot operation goes on.
+    pub(crate) fn resume(&mut self, index: u32) {
+        let slot = self.table.slots.at(index);
+        let Some(backlog) = &mut slot.backlog else { return };
+        let was_paused = std::mem::take(&mut backlog.paused);
+        if was_paused && slot.state == State::Parked && slot.reason == Reason::Kernel {
+            self.launch(index);
+        }
+    }
+
+    /// Nothing is owed any more: tell whoever waits.
+    #[inline]
+    fn finish(&mut self, index: u32) {
+        self.in_flight -= 1;
+        self.counters.delivered += 1;
+        let slot = self.table.slots.at(index);
+        let asked =
+            matches!(-slot.result, libc::ECANCELED | libc::EINTR | libc::EAGAIN | libc::ENOBUFS);
+        let reason = if asked { slot.reason } else { Reason::Kernel };
+        if let Some(outcome) = &mut slot.outcome {
+            outcome.reason = reason;
+        }
+        slot.state = State::Done;
+        if std::mem::take(&mut slot.has_deadline) {
+            self.deadlines.remove(index);
+        }
+        let slot = self.table.slots.at(index);
+        match std::mem::replace(&mut slot.notify, Notify::Nobody) {
+            Notify::Nobody if slot.abandoned => self.fire.push_back(Fire::Finish(index)),
+            Notify::Nobody => {}
+            Notify::Waker(waker) => self.fire.push_back(Fire::Wake(waker)),
+            Notify::Cell(cell) => self.finish_cell(index, &cell),
+            callback => {
+                slot.notify = callback;
+                self.fire.push_back(Fire::Finish(index));
+            }
+        }
+    }
+
+    fn finish_cell(&mut self, index: u32, cell: &Arc<Cell>) {
+        let (Some(op), Some(outcome)) = self.take_finished(index) else { return };
+        match cell.finish(op, outcome) {
+            Ok(waker) => self.fire.extend(waker.map(Fire::Wake)),
+            Err(parts) => self.fire.push_back(Fire::Drop(Box::new(parts))),
+        }
+    }
+
+    /// Takes a finished operation out of its slot, which is free afterwards.
+    pub(crate) fn take_finished(&mut self, index: u32) -> (Option<Op>, Option<Outcome>) {
+        let slot = self.table.slots.at(index);
+        debug_assert_eq!(slot.state, State::Done);
+        let parts = (slot.op.take(), slot.outcome.take());
+        // Results nobody took are dropped with nothing borrowed, like everything else.
+        if let Some(backlog) = slot.backlog.take()
+            && !backlog.results.is_empty()
+        {
+            self.fire.push_back(Fire::Drop(backlog));
+        }
+        self.table.slots.release(index);
+        parts
+    }
+}

@@ -1,0 +1,126 @@
+//! The engine under the proactor: slots, descriptors, pools, deadlines, and the turn of the loop.
+//! Everything here belongs to the poll owner's thread.
+
+pub(crate) mod closing;
+pub(crate) mod complete;
+pub(crate) mod deadlines;
+pub(crate) mod descriptors;
+pub(crate) mod groups;
+pub(crate) mod path;
+pub(crate) mod registry;
+pub(crate) mod report;
+pub(crate) mod scratch;
+pub(crate) mod shutdown;
+pub(crate) mod slots;
+pub(crate) mod submit;
+pub(crate) mod table;
+pub(crate) mod turn;
+
+use crate::backend::{Backend, Event, OpId};
+use crate::error::Error;
+use crate::options::Options;
+use crate::proactor::Proactor;
+use crate::remote::cell::Adopted;
+use deadlines::Deadlines;
+use descriptors::Class;
+use regions::Lease;
+use report::Counters;
+use std::collections::VecDeque;
+use std::os::fd::OwnedFd;
+use std::task::Waker;
+use table::Table;
+
+/// Who ended an operation that the kernel says was cancelled.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Reason {
+    /// Nobody here: the result is the kernel's own.
+    Kernel,
+    /// The user cancelled.
+    User,
+    /// Its deadline passed.
+    Timeout,
+    /// Its descriptor was closed.
+    Closed,
+    /// The proactor shut down.
+    Shutdown,
+}
+
+/// What a completion brought and still owns until somebody takes it.
+#[derive(Debug)]
+pub enum Payload {
+    /// Nothing.
+    None,
+    /// A new descriptor.
+    Fd(OwnedFd, Class),
+    /// A descriptor that already stands in the table, for a foreign submitter.
+    Adopted(Adopted),
+    /// A buffer selected from a pool.
+    Lease(Lease),
+}
+
+/// The end of an operation, or one result of a multishot one.
+#[derive(Debug)]
+pub struct Outcome {
+    /// A count or a negative errno.
+    pub result: i32,
+    /// Who ended it.
+    pub reason: Reason,
+    /// What it brought.
+    pub payload: Payload,
+    /// It was refused before it reached a backend.
+    pub refusal: Option<Box<Error>>,
+}
+
+impl Outcome {
+    pub(crate) fn new(result: i32, reason: Reason, payload: Payload) -> Outcome {
+        Outcome { result, reason, payload, refusal: None }
+    }
+
+    pub(crate) fn failed(errno: i32, reason: Reason) -> Outcome {
+        Outcome::new(-errno, reason, Payload::None)
+    }
+
+    pub(crate) fn refused(error: Error) -> Outcome {
+        let refusal = Some(Box::new(error));
+        Outcome { refusal, ..Outcome::failed(libc::EINVAL, Reason::Kernel) }
+    }
+}
+
+/// Something to do with nothing borrowed: user code runs only here.
+pub(crate) enum Fire {
+    /// Wake a task.
+    Wake(Waker),
+    /// A finished slot: run its callback with the outcome, or drop both.
+    Finish(u32),
+    /// A result of a multishot operation with a callback.
+    Result(OpId, Outcome),
+    /// Run what a foreign thread asked for.
+    Call(Box<dyn FnOnce(Option<&Proactor>) + Send>),
+    /// Drop what nobody wants: its owner's code may run.
+    Drop(Box<dyn std::any::Any>),
+}
+
+/// Everything the poll owner has. One per proactor, used from one thread.
+pub(crate) struct Engine {
+    pub(crate) table: Table,
+    /// None once it has shut down.
+    pub(crate) backend: Option<Box<dyn Backend>>,
+    pub(crate) deadlines: Deadlines,
+    /// Completions that need no kernel: timers, refusals, cancels of what was never handed over.
+    pub(crate) own_events: VecDeque<Event>,
+    /// The batch the backend filled, kept for its memory.
+    pub(crate) events: Vec<Event>,
+    pub(crate) fire: VecDeque<Fire>,
+    pub(crate) in_flight: u32,
+    pub(crate) bound: u32,
+    pub(crate) options: Options,
+    pub(crate) counters: Counters,
+    /// Why the backend is not io_uring although nobody asked for another.
+    pub(crate) fallback: Option<String>,
+    /// Completions were lost: nothing more can be trusted.
+    pub(crate) poisoned: bool,
+    /// Shutting down: no new operation.
+    pub(crate) draining: bool,
+    /// Wakes this proactor's loop; given to whatever the engine itself waits for.
+    pub(crate) self_waker: Waker,
+}

@@ -1,0 +1,121 @@
+//! Ending: finish, cancel, leak, under one deadline.
+//!
+//! Cancelled operations end by their own last event, which is awaited; that event, not the closing
+//! of the ring, frees their memory (a read parked in a kernel worker was measured to write its
+//! buffer after the ring was closed). What does not end in time is leaked, with its buffers, its
+//! scratch and the backend itself, and its waiters are told at once.
+
+use super::slots::{Notify, State};
+use super::{Engine, Fire, Outcome, Reason, deadlines};
+use crate::backend::Until;
+
+/// What could not be drained.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Leaked {
+    /// Operations the kernel still had when the deadline passed.
+    pub operations: u32,
+}
+
+impl Engine {
+    /// No new operation from here on; descriptors nobody closed are closed.
+    pub(crate) fn begin_drain(&mut self) {
+        if self.draining {
+            return;
+        }
+        self.draining = true;
+        self.cancel_all(Reason::Shutdown);
+    }
+
+    /// Waits a little for what was cancelled. True: nothing is in flight any more.
+    pub(crate) fn drain_turn(&mut self, deadline_ns: u64) -> bool {
+        self.run_own_events();
+        if self.in_flight == 0 {
+            return true;
+        }
+        let mut helped = std::mem::take(&mut self.counters.helped);
+        self.table.shared.take_helped(&mut helped);
+        for (id, result) in helped.drain(..) {
+            self.table.helped(id);
+            self.own_events.push_back(crate::backend::Event::of(id, result, 0));
+        }
+        self.counters.helped = helped;
+        // Short waits: a helper's result arrives without ringing once the inbox is closed.
+        let now_ns = deadlines::now_ns();
+        let until = match self.own_events.is_empty() {
+            true => Until::At(deadline_ns.min(now_ns + 10_000_000)),
+            false => Until::Now,
+        };
+        // A wait that fails cannot drain anything; the deadline ends the attempt.
+        let _ = self.wait(until);
+        self.run_own_events();
+        self.in_flight == 0 || deadlines::now_ns() >= deadline_ns
+    }
+
+    /// Lets the backend go, or leaks it with everything the kernel may still touch.
+    pub(crate) fn end(&mut self) -> Option<Leaked> {
+        let stuck: Vec<u32> = self
+            .table
+            .slots
+            .live()
+            .filter(|(_, slot)| slot.state != State::Done)
+            .map(|(index, _)| index)
+            .collect();
+        for index in &stuck {
+            self.give_up(*index, libc::ECANCELED, Reason::Shutdown);
+        }
+        for index in self.table.descriptors.open_indexes() {
+            let descriptor = self.table.descriptors.at(index);
+            // Operations that were given up may still use the number.
+            match stuck.is_empty() {
+                true => drop(descriptor.surrender()),
+                false => std::mem::forget(descriptor.surrender()),
+            }
+        }
+        let Some(mut backend) = self.backend.take() else { return None };
+        if !stuck.is_empty() {
+            std::mem::forget(backend);
+            self.table.slots.leak_scratch();
+            std::mem::forget(std::mem::take(&mut self.table.groups));
+            std::mem::forget(std::mem::take(&mut self.table.registry));
+            self.counters.leaked = stuck.len() as u64;
+            return Some(Leaked { operations: stuck.len() as u32 });
+        }
+        for index in self.table.groups.indexes() {
+            let group = self.table.groups.at(index);
+            if group.is_live() {
+                if group.is_kernel() {
+                    backend.close_pool(index);
+                }
+                self.table.groups.at(index).finish();
+            }
+        }
+        drop(backend);
+        None
+    }
+
+    /// Ends an operation the kernel still has: its parts are leaked, its waiter gets an error.
+    pub(crate) fn give_up(&mut self, index: u32, errno: i32, reason: Reason) {
+        let slot = self.table.slots.at(index);
+        std::mem::forget(slot.op.take());
+        slot.outcome = Some(Outcome::failed(errno, reason));
+        slot.state = State::Done;
+        slot.owed = 0;
+        slot.desc = super::slots::NONE;
+        self.in_flight -= 1;
+        if std::mem::take(&mut slot.has_deadline) {
+            self.deadlines.remove(index);
+        }
+        let slot = self.table.slots.at(index);
+        match std::mem::replace(&mut slot.notify, Notify::Nobody) {
+            Notify::Nobody => {}
+            Notify::Waker(waker) => self.fire.push_back(Fire::Wake(waker)),
+            Notify::Cell(cell) => {
+                self.fire.extend(cell.lose(Outcome::failed(errno, reason)).map(Fire::Wake));
+            }
+            callback => {
+                slot.notify = callback;
+                self.fire.push_back(Fire::Finish(index));
+            }
+        }
+    }
+}

@@ -1,0 +1,302 @@
+//! Slots: where operations live while they are in flight.
+//!
+//! The life of one operation, the same on every backend and for every way of being told:
+//!
+//! ```text
+//! free -> queued -> in flight <-> parked -> done -> free
+//! ```
+//!
+//! - *Queued*: it waits for its turn on a stream's send or receive queue.
+//! - *In flight*: the backend has it. `owed` counts the events the kernel still owes (the result;
+//!   for a zero-copy send also the notification). While it is above zero, operation, buffers,
+//!   scratch and descriptor stay.
+//! - *Parked*: the engine keeps it back (its pool is dry, or nobody takes its results) and will
+//!   hand it to the backend again. The kernel has nothing of it.
+//! - *Done*: over; the outcome waits for whoever was to be told.
+//!
+//! An operation whose handle was dropped is *abandoned*: cancel is sent, and it goes on as above;
+//! at the end its parts are dropped instead of delivered. Waker, callback and foreign cell are
+//! values of one field, [`Notify`], not lives of their own.
+//!
+//! Slots never move: they stand in chunks that are added, never resized. The bound on operations
+//! counts those that are not done; results waiting for their future take slots, not room. The
+//! scratch of a slot is beside it, reached by raw pointer only, so no reference covers memory the
+//! kernel may be writing.
+
+use super::scratch::Scratch;
+use super::{Outcome, Reason};
+use crate::backend::OpId;
+use crate::op::Op;
+use crate::remote::cell::Cell;
+use std::cell::UnsafeCell;
+use std::collections::VecDeque;
+use std::mem::MaybeUninit;
+use std::sync::Arc;
+use std::task::Waker;
+
+/// No slot.
+pub(crate) const NONE: u32 = u32::MAX;
+
+/// Most slots of one proactor: operations in flight and results not yet taken.
+pub(crate) const MAX_SLOTS: usize = 1 << 20;
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum State {
+    Free,
+    Queued,
+    InFlight,
+    Parked,
+    Done,
+}
+
+/// Called once with the ended operation; without it when its memory had to be leaked.
+pub(crate) type OnceCallback = Box<dyn FnOnce(Option<Op>, Outcome)>;
+/// Called with each result of a multishot operation, and (true) with its end.
+pub(crate) type EachCallback = Box<dyn FnMut(bool, Option<Op>, Outcome)>;
+
+/// Who is told.
+pub(crate) enum Notify {
+    /// Nobody yet; the result waits.
+    Nobody,
+    Waker(Waker),
+    Once(OnceCallback),
+    Each(EachCallback),
+    /// A submitter on another thread.
+    Cell(Arc<Cell>),
+}
+
+/// Results of a multishot operation that nobody took yet.
+#[derive(Default)]
+pub(crate) struct Backlog {
+    pub(crate) results: VecDeque<Outcome>,
+    /// The kernel operation was (or is being) ended because the backlog is full.
+    pub(crate) paused: bool,
+}
+
+pub(crate) struct Slot {
+    pub(crate) state: State,
+    pub(crate) reason: Reason,
+    /// A cancel went to the backend since the last push.
+    pub(crate) cancel_sent: bool,
+    /// Its handle is gone: drop the outcome.
+    pub(crate) abandoned: bool,
+    /// The result is known, only a notification is owed.
+    pub(crate) settled: bool,
+    pub(crate) has_deadline: bool,
+    pub(crate) is_multishot: bool,
+    /// Stands first in a lane of its descriptor.
+    pub(crate) holds_lane: bool,
+    pub(crate) owed: u16,
+    pub(crate) generation: u32,
+    pub(crate) result: i32,
+    /// Free list, or the lane queue.
+    pub(crate) next: u32,
+    /// The descriptor's list of operations.
+    pub(crate) desc: u32,
+    pub(crate) older: u32,
+    pub(crate) newer: u32,
+    pub(crate) started_ns: u64,
+    pub(crate) notify: Notify,
+    pub(crate) backlog: Option<Box<Backlog>>,
+    pub(crate) outcome: Option<Outcome>,
+    pub(crate) op: Option<Op>,
+}
+
+impl Slot {
+    fn empty(next: u32) -> Slot {
+        Slot {
+            state: State::Free,
+            reason: Reason::Kernel,
+            cancel_sent: false,
+            abandoned: false,
+            settled: false,
+            has_deadline: false,
+            is_multishot: false,
+            holds_lane: false,
+            owed: 0,
+            generation: 1,
+            result: 0,
+            next,
+            desc: NONE,
+            older: NONE,
+            newer: NONE,
+            started_ns: 0,
+            notify: Notify::Nobody,
+            backlog: None,
+            outcome: None,
+            op: None,
+        }
+    }
+}
+
+type ScratchCell = UnsafeCell<MaybeUninit<Scratch>>;
+
+struct Chunk {
+    slots: Box<[Slot]>,
+    scratch: Box<[ScratchCell]>,
+}
+
+/// The slots of one proactor.
+pub(crate) struct Slots {
+    chunks: Vec<Chunk>,
+    /// log2 of the chunk size.
+    shift: u32,
+    free: u32,
+}
+
+impl Slots {
+    /// For `bound` operations, a power of two; the first chunk holds that many.
+    pub(crate) fn new(bound: u32) -> Slots {
+        let shift = bound.next_power_of_two().trailing_zeros();
+        let mut slots = Slots { chunks: Vec::new(), shift, free: NONE };
+        slots.grow();
+        slots
+    }
+
+    fn grow(&mut self) -> bool {
+        let size = 1usize << self.shift;
+        let first = self.chunks.len() << self.shift;
+        if first + size > MAX_SLOTS.max(size) {
+            return false;
+        }
+        let next = |i: usize| if i + 1 < size { (first + i + 1) as u32 } else { NONE };
+        let slots = (0..size).map(|i| Slot::empty(next(i))).collect();
+        let scratch = (0..size).map(|_| UnsafeCell::new(MaybeUninit::uninit())).collect();
+        self.chunks.push(Chunk { slots, scratch });
+        self.free = first as u32;
+        true
+    }
+
+    /// The kernel may still write scratch: its memory is never given back.
+    pub(crate) fn leak_scratch(&mut self) {
+        for chunk in &mut self.chunks {
+            std::mem::forget(std::mem::take(&mut chunk.scratch));
+        }
+    }
+
+    /// Forgets everything: in a forked child nothing here may be dropped.
+    pub(crate) fn leak(&mut self) {
+        std::mem::forget(std::mem::take(&mut self.chunks));
+    }
+
+    /// A free slot, taken off the list.
+    pub(crate) fn take(&mut self) -> Option<u32> {
+        if self.free == NONE && !self.grow() {
+            return None;
+        }
+        let index = self.free;
+        let slot = self.at(index);
+        let next = slot.next;
+        slot.next = NONE;
+        self.free = next;
+        Some(index)
+    }
+
+    /// Makes sure that `count` slots can be taken one after the other.
+    pub(crate) fn reserve(&mut self, count: usize) -> bool {
+        let mut taken = Vec::with_capacity(count);
+        let complete = (0..count).all(|_| self.take().map(|index| taken.push(index)).is_some());
+        // Back in reverse: the list is as it was.
+        for index in taken.into_iter().rev() {
+            let free = self.free;
+            self.at(index).next = free;
+            self.free = index;
+        }
+        complete
+    }
+
+    /// Frees a slot that owes nothing any more; its generation moves on, so late names of it are
+    /// recognised.
+    pub(crate) fn release(&mut self, index: u32) {
+        let free = self.free;
+        let slot = self.at(index);
+        debug_assert_eq!(slot.owed, 0);
+        slot.state = State::Free;
+        slot.generation = (slot.generation + 1) & 0x00ff_ffff;
+        if slot.generation == 0 {
+            slot.generation = 1;
+        }
+        slot.next = free;
+        self.free = index;
+    }
+
+    #[inline]
+    pub(crate) fn at(&mut self, index: u32) -> &mut Slot {
+        let mask = (1u32 << self.shift) - 1;
+        let chunk = &mut self.chunks[(index >> self.shift) as usize];
+        &mut chunk.slots[(index & mask) as usize]
+    }
+
+    /// The operation of a slot together with its scratch.
+    #[inline]
+    pub(crate) fn parts(&mut self, index: u32) -> (&mut Slot, *mut Scratch) {
+        let mask = (1u32 << self.shift) - 1;
+        let chunk = &mut self.chunks[(index >> self.shift) as usize];
+        let at = (index & mask) as usize;
+        (&mut chunk.slots[at], chunk.scratch[at].get().cast())
+    }
+
+    /// The slot a name means, unless it has moved on to another operation.
+    #[inline]
+    pub(crate) fn find(&mut self, id: OpId) -> Option<&mut Slot> {
+        if (id.index() >> self.shift) as usize >= self.chunks.len() {
+            return None;
+        }
+        let slot = self.at(id.index());
+        (slot.generation == id.generation() && slot.state != State::Free).then_some(slot)
+    }
+
+    pub(crate) fn id(&mut self, index: u32) -> OpId {
+        OpId::new(index, self.at(index).generation)
+    }
+
+    /// Every slot that is not free.
+    pub(crate) fn live(&self) -> impl Iterator<Item = (u32, &Slot)> {
+        let all = self.chunks.iter().flat_map(|chunk| chunk.slots.iter());
+        all.enumerate().map(|(i, s)| (i as u32, s)).filter(|(_, s)| s.state != State::Free)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_name_dies_with_its_operation() {
+        let mut slots = Slots::new(4);
+        let index = slots.take().expect("room");
+        slots.at(index).state = State::InFlight;
+        let id = slots.id(index);
+        assert!(slots.find(id).is_some());
+        slots.release(index);
+        assert!(slots.find(id).is_none());
+        let again = slots.take().expect("room");
+        slots.at(again).state = State::InFlight;
+        assert_eq!(again, index);
+        assert!(slots.find(id).is_none(), "the old name must not reach the new operation");
+    }
+
+    #[test]
+    fn results_waiting_take_more_chunks_and_nothing_moves() {
+        let mut slots = Slots::new(4);
+        let first = slots.take().expect("room");
+        let at = std::ptr::from_mut(slots.at(first));
+        let scratch = slots.parts(first).1;
+        for _ in 0..64 {
+            let index = slots.take().expect("room");
+            slots.at(index).state = State::Done;
+        }
+        assert_eq!(at, std::ptr::from_mut(slots.at(first)));
+        assert_eq!(scratch, slots.parts(first).1);
+        assert_eq!(slots.live().count(), 64);
+    }
+
+    #[test]
+    fn generations_skip_zero_when_they_wrap() {
+        let mut slots = Slots::new(1);
+        let index = slots.take().expect("room");
+        slots.at(index).generation = 0x00ff_ffff;
+        slots.release(index);
+        assert_eq!(slots.at(index).generation, 1);
+    }
+}

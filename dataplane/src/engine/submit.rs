@@ -1,0 +1,414 @@
+//! From submission to backend: checking, the bound, lanes, pools, deadlines, cancel.
+
+use super::descriptors::{Class, DescId};
+use super::slots::{NONE, Notify, State};
+use super::{Engine, Fire, Outcome, Reason, deadlines};
+use crate::backend::{Event, OpId};
+use crate::error::{Error, ErrorKind, Result};
+use crate::op::{Attempt, Op};
+use crate::remote::inbox;
+
+impl Engine {
+    /// Checks one operation without submitting it.
+    pub(crate) fn check(&self, op: &Op) -> Result<()> {
+        let name = op.name();
+        if self.poisoned {
+            let message = "the kernel dropped completions; make a new proactor";
+            return Err(Error::new(name, ErrorKind::DataLoss, message));
+        }
+        if self.draining {
+            return Err(inbox::gone(name));
+        }
+        for desc in [op.desc(), op.source()].into_iter().flatten() {
+            self.check_descriptor(name, desc)?;
+        }
+        if let Op::Close(close) = op {
+            self.check_descriptor(name, close.desc)?;
+        }
+        if let Some(pool) = op.pool()
+            && !self.table.groups.is_open(pool)
+        {
+            let message = "the receive pool was dropped";
+            return Err(Error::new(name, ErrorKind::Closed, message));
+        }
+        op.check(op.desc().and_then(|desc| self.table.descriptors.peek(desc)))
+    }
+
+    fn check_descriptor(&self, name: &'static str, desc: DescId) -> Result<()> {
+        match self.table.descriptors.peek(desc) {
+            Some(found) if found.is_open() && !found.closing => match found.dead {
+                Some(errno) if !matches!(name, "close" | "shutdown") => {
+                    let message = "the connection died earlier";
+                    Err(Error::from_errno(name, errno).with_message(message))
+                }
+                _ => Ok(()),
+            },
+            _ => Err(Error::new(name, ErrorKind::Closed, "the descriptor is closed")),
+        }
+    }
+
+    /// Room for `count` more operations, or the error that says how to get it.
+    pub(crate) fn check_room(&self, name: &'static str, count: usize) -> Result<()> {
+        if self.in_flight as usize + count <= self.bound as usize {
+            return Ok(());
+        }
+        let message = format!(
+            "{} of {} operations are in flight; try again after a poll, or raise \
+             Options::operations",
+            self.in_flight, self.bound
+        );
+        Err(Error::new(name, ErrorKind::Exhausted, message))
+    }
+
+    /// Submits one operation: it is staged, the kernel sees it with the next wait or flush.
+    #[inline]
+    pub(crate) fn submit(
+        &mut self,
+        op: Op,
+        notify: Notify,
+        deadline_ns: Option<u64>,
+    ) -> Result<OpId, (Error, Op)> {
+        if let Err(error) = self.check(&op).and_then(|()| self.check_room(op.name(), 1)) {
+            return Err((error, op));
+        }
+        self.place(op, notify, deadline_ns)
+    }
+
+    /// Puts a checked operation into a slot and starts it.
+    pub(crate) fn place(
+        &mut self,
+        op: Op,
+        notify: Notify,
+        deadline_ns: Option<u64>,
+    ) -> Result<OpId, (Error, Op)> {
+        let Some(index) = self.table.slots.take() else {
+            let message = "too many results wait for their futures; take or drop some";
+            return Err((Error::new(op.name(), ErrorKind::Exhausted, message), op));
+        };
+        self.in_flight += 1;
+        let deadline_ns = match (deadline_ns, op.fires_at(), self.options.timeout) {
+            (_, Some(fires), _) => Some(fires),
+            (Some(at), ..) => Some(at),
+            (None, None, Some(timeout)) => {
+                Some(deadlines::now_ns().saturating_add(timeout.as_nanos() as u64))
+            }
+            (None, None, None) => None,
+        };
+        let desc = op.desc();
+        let pool = op.pool();
+        let source = op.source();
+        let started_ns = self.counters.turn_ns;
+        let slot = self.table.slots.at(index);
+        slot.state = State::InFlight;
+        slot.reason = Reason::Kernel;
+        slot.cancel_sent = false;
+        slot.abandoned = false;
+        slot.settled = false;
+        slot.holds_lane = false;
+        slot.is_multishot = op.is_multishot();
+        slot.started_ns = started_ns;
+        slot.notify = notify;
+        slot.has_deadline = deadline_ns.is_some();
+        slot.desc = NONE;
+        slot.op = Some(op);
+        let id = OpId::new(index, slot.generation);
+        if let Some(at_ns) = deadline_ns {
+            self.deadlines.insert(index, at_ns);
+        }
+        if let Some(desc) = desc {
+            self.link(index, desc.index);
+        }
+        if let Some(pool) = pool.and_then(|pool| self.table.groups.find(pool)) {
+            pool.arm();
+        }
+        if let Some(source) = source.and_then(|desc| self.table.descriptors.find(desc)) {
+            source.pins += 1;
+        }
+        self.start(index);
+        Ok(id)
+    }
+
+    /// Enters the lane, or hands it over at once.
+    fn start(&mut self, index: u32) {
+        let slot = self.table.slots.at(index);
+        let Some(op) = slot.op.as_ref() else { return };
+        if slot.desc == NONE {
+            return self.launch(index);
+        }
+        let descriptor = self.table.descriptors.at(slot.desc);
+        let Some(lane) = op.lane().filter(|_| {
+            matches!(descriptor.class(), Class::Stream | Class::Other | Class::File { .. })
+        }) else {
+            return self.launch(index);
+        };
+        let lane = &mut descriptor.lanes[lane as usize];
+        if !lane.busy {
+            lane.busy = true;
+            slot.holds_lane = true;
+            return self.launch(index);
+        }
+        slot.state = State::Queued;
+        let last = std::mem::replace(&mut lane.last, index);
+        match last {
+            NONE => lane.first = index,
+            last => self.table.slots.at(last).next = index,
+        }
+    }
+
+    /// Hands an operation to the backend (again).
+    pub(crate) fn launch(&mut self, index: u32) {
+        let slot = self.table.slots.at(index);
+        slot.state = State::InFlight;
+        slot.cancel_sent = false;
+        let id = OpId::new(index, slot.generation);
+        match slot.op.as_mut() {
+            Some(Op::Timer(_)) => return,
+            Some(Op::Close(close)) if close.number < 0 => {
+                let desc = close.desc;
+                return self.close_when_idle(desc, index);
+            }
+            Some(Op::Resolve(_)) => {
+                slot.owed += 1;
+                return self.launch_helper(id);
+            }
+            Some(op) => {
+                if let Some(pool) = op.pool()
+                    && self.backend.as_ref().is_some_and(|backend| backend.selects_buffers())
+                    && let Some(group) = self.table.groups.find(pool)
+                    && !group.has_buffers()
+                {
+                    return self.park_dry(index);
+                }
+            }
+            None => return,
+        }
+        self.table.slots.at(index).owed += 1;
+        if let Some(backend) = &mut self.backend {
+            backend.push(id, &mut self.table);
+        }
+    }
+
+    fn launch_helper(&mut self, id: OpId) {
+        let attempt = self.table.resolve(id, |op, cx| op.attempt(cx));
+        let Attempt::Helper(job) = attempt else { return };
+        if let Err(errno) = self.table.run_helper(id, job) {
+            self.own_events.push_back(Event::of(id, -errno, 0));
+        }
+    }
+
+    /// Keeps a pool receive back until its pool has buffers.
+    pub(crate) fn park_dry(&mut self, index: u32) {
+        let slot = self.table.slots.at(index);
+        slot.state = State::Parked;
+        let pool = slot.op.as_ref().and_then(|op| op.pool());
+        self.counters.pool_dry += 1;
+        if let Some(group) = pool.and_then(|pool| self.table.groups.find(pool)) {
+            group.parked.push_back(index);
+        }
+    }
+
+    /// Lets the next operation of a lane go.
+    pub(crate) fn leave_lane(&mut self, index: u32) {
+        let slot = self.table.slots.at(index);
+        if !std::mem::take(&mut slot.holds_lane) {
+            return;
+        }
+        let (desc, lane) = (slot.desc, slot.op.as_ref().and_then(|op| op.lane()));
+        let Some(lane) = lane.filter(|_| desc != NONE) else { return };
+        let queue = &mut self.table.descriptors.at(desc).lanes[lane as usize];
+        match queue.first {
+            NONE => queue.busy = false,
+            first => {
+                let slot = self.table.slots.at(first);
+                let next = std::mem::replace(&mut slot.next, NONE);
+                slot.holds_lane = true;
+                queue.first = next;
+                if next == NONE {
+                    queue.last = NONE;
+                }
+                self.launch(first);
+            }
+        }
+    }
+
+    /// Takes an operation out of the line it stands in.
+    fn leave_queue(&mut self, index: u32) {
+        let slot = self.table.slots.at(index);
+        let after = std::mem::replace(&mut slot.next, NONE);
+        let (desc, lane) = (slot.desc, slot.op.as_ref().and_then(|op| op.lane()));
+        let Some(lane) = lane else { return };
+        let queue = &self.table.descriptors.at(desc).lanes[lane as usize];
+        let (mut before, mut at) = (NONE, queue.first);
+        while at != index && at != NONE {
+            (before, at) = (at, self.table.slots.at(at).next);
+        }
+        if before != NONE {
+            self.table.slots.at(before).next = after;
+        }
+        let queue = &mut self.table.descriptors.at(desc).lanes[lane as usize];
+        if before == NONE {
+            queue.first = after;
+        }
+        if after == NONE {
+            queue.last = before;
+        }
+    }
+
+    /// Asks for the end of an operation. False: nothing by that name is pending.
+    pub(crate) fn cancel(&mut self, id: OpId, reason: Reason) -> bool {
+        let Some(slot) = self.table.slots.find(id) else { return false };
+        if slot.state == State::Done || slot.settled {
+            return false;
+        }
+        if slot.reason == Reason::Kernel {
+            slot.reason = reason;
+        }
+        let index = id.index();
+        match slot.state {
+            State::Queued => {
+                self.leave_queue(index);
+                self.cancel_own(index);
+            }
+            State::Parked => {
+                self.unpark(index);
+                self.cancel_own(index);
+            }
+            State::InFlight if slot.owed == 0 => self.cancel_own(index),
+            State::InFlight if !slot.cancel_sent => {
+                slot.cancel_sent = true;
+                match self.table.cancel_helper(id) {
+                    Some(true) => {
+                        self.own_events.push_back(Event::of(id, -libc::ECANCELED, 0));
+                    }
+                    Some(false) => {}
+                    None => self.cancel_in_backend(id),
+                }
+            }
+            _ => {}
+        }
+        true
+    }
+
+    pub(crate) fn cancel_in_backend(&mut self, id: OpId) {
+        if let Some(backend) = &mut self.backend {
+            backend.cancel(id, &mut self.table);
+        }
+    }
+
+    /// Ends an operation the backend does not have. A close cannot be called back.
+    fn cancel_own(&mut self, index: u32) {
+        let slot = self.table.slots.at(index);
+        if matches!(slot.op, Some(Op::Close(_))) {
+            slot.reason = Reason::Kernel;
+            return;
+        }
+        slot.state = State::InFlight;
+        if slot.owed == 0 {
+            slot.owed = 1;
+            let id = OpId::new(index, slot.generation);
+            self.own_events.push_back(Event::of(id, -libc::ECANCELED, 0));
+        }
+    }
+
+    fn unpark(&mut self, index: u32) {
+        let pool = self.table.slots.at(index).op.as_ref().and_then(|op| op.pool());
+        if let Some(group) = pool.and_then(|pool| self.table.groups.find(pool)) {
+            group.parked.retain(|parked| *parked != index);
+        }
+    }
+
+    /// Cancels everything in flight on a descriptor; how many were asked to end.
+    pub(crate) fn cancel_descriptor(&mut self, desc: u32, reason: Reason) -> usize {
+        let mut at = self.table.descriptors.at(desc).newest;
+        let mut asked = 0;
+        while at != NONE {
+            let older = self.table.slots.at(at).older;
+            let id = self.table.slots.id(at);
+            asked += usize::from(self.cancel(id, reason));
+            at = older;
+        }
+        asked
+    }
+
+    /// Cancels everything.
+    pub(crate) fn cancel_all(&mut self, reason: Reason) -> usize {
+        let ids: Vec<OpId> = self
+            .table
+            .slots
+            .live()
+            .map(|(index, slot)| OpId::new(index, slot.generation))
+            .collect();
+        ids.into_iter().filter(|id| self.cancel(*id, reason)).count()
+    }
+
+    /// The handle of an operation is gone: nobody wants its outcome. What is to be dropped is
+    /// handed out, to be dropped with nothing borrowed.
+    pub(crate) fn abandon(&mut self, id: OpId) -> (Notify, Option<Op>, Option<Outcome>) {
+        let nothing = (Notify::Nobody, None, None);
+        let Some(slot) = self.table.slots.find(id) else { return nothing };
+        let notify = std::mem::replace(&mut slot.notify, Notify::Nobody);
+        slot.abandoned = true;
+        if slot.state == State::Done {
+            let (op, outcome) = self.take_finished(id.index());
+            return (notify, op, outcome);
+        }
+        self.cancel(id, Reason::User);
+        (notify, None, None)
+    }
+
+    /// The operation goes on, nobody wants its outcome.
+    pub(crate) fn detach(&mut self, id: OpId) {
+        let Some(slot) = self.table.slots.find(id) else { return };
+        slot.abandoned = true;
+        if slot.state == State::Done {
+            self.fire.push_back(Fire::Finish(id.index()));
+        }
+    }
+
+    /// Slots for `count` more operations.
+    pub(crate) fn check_slots(&mut self, count: usize) -> Result<()> {
+        if self.table.slots.reserve(count) {
+            return Ok(());
+        }
+        let message = "too many results wait for their futures; take or drop some";
+        Err(Error::new("submit a batch", ErrorKind::Exhausted, message))
+    }
+
+    fn link(&mut self, index: u32, desc: u32) {
+        let descriptor = self.table.descriptors.at(desc);
+        let older = std::mem::replace(&mut descriptor.newest, index);
+        descriptor.users += 1;
+        let slot = self.table.slots.at(index);
+        slot.desc = desc;
+        slot.older = older;
+        slot.newer = NONE;
+        if older != NONE {
+            self.table.slots.at(older).newer = index;
+        }
+    }
+
+    /// The kernel no longer uses the descriptor for this operation.
+    pub(crate) fn unlink(&mut self, index: u32) {
+        let slot = self.table.slots.at(index);
+        let (desc, older, newer) = (slot.desc, slot.older, slot.newer);
+        if desc == NONE {
+            return;
+        }
+        slot.desc = NONE;
+        (slot.older, slot.newer) = (NONE, NONE);
+        if older != NONE {
+            self.table.slots.at(older).newer = newer;
+        }
+        if newer != NONE {
+            self.table.slots.at(newer).older = older;
+        }
+        let descriptor = self.table.descriptors.at(desc);
+        if descriptor.newest == index {
+            descriptor.newest = older;
+        }
+        descriptor.users -= 1;
+        if descriptor.closing {
+            self.close_if_idle(desc);
+        }
+    }
+}

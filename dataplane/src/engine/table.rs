@@ -1,0 +1,145 @@
+//! What operations are resolved against: slots, descriptors, pools, registered memory, helpers.
+
+use super::descriptors::{Class, Decision, Descriptors};
+use super::groups::Groups;
+use super::registry::Registry;
+use super::slots::Slots;
+use crate::backend::OpId;
+use crate::capability::{Capabilities, Capability};
+use crate::op::{Context, HelperJob, Op};
+use crate::remote::inbox::Shared;
+use crate::sys::helpers::{Helpers, HelpersError, JobId};
+use std::os::fd::RawFd;
+use std::sync::Arc;
+
+/// The engine's state that a backend may look at.
+pub(crate) struct Table {
+    pub(crate) slots: Slots,
+    pub(crate) descriptors: Descriptors,
+    pub(crate) groups: Groups,
+    pub(crate) registry: Registry,
+    pub(crate) capabilities: Capabilities,
+    pub(crate) helpers: Helpers,
+    /// Operations a helper thread has or will have.
+    helping: Vec<(OpId, JobId)>,
+    pub(crate) shared: Arc<Shared>,
+}
+
+impl Table {
+    pub(crate) fn new(
+        bound: u32,
+        descriptors: usize,
+        helpers: Helpers,
+        shared: Arc<Shared>,
+    ) -> Table {
+        Table {
+            slots: Slots::new(bound),
+            descriptors: Descriptors::new(descriptors),
+            groups: Groups::default(),
+            registry: Registry::default(),
+            capabilities: Capabilities::default(),
+            helpers,
+            helping: Vec::new(),
+            shared,
+        }
+    }
+
+    /// The operation of a slot with everything it refers to.
+    #[inline]
+    pub(crate) fn resolve<R>(
+        &mut self,
+        id: OpId,
+        f: impl FnOnce(&mut Op, &mut Context<'_>) -> R,
+    ) -> R {
+        let (slot, scratch) = self.slots.parts(id.index());
+        let op = slot.op.as_mut().expect("an operation in flight stays in its slot");
+        let source = op.source().and_then(|desc| self.descriptors.peek(desc)).map(|d| d.raw());
+        let descriptor = op.desc().and_then(|desc| self.descriptors.find(desc));
+        let mut context = Context {
+            descriptor,
+            source,
+            scratch,
+            registry: &self.registry,
+            groups: &mut self.groups,
+            capabilities: self.capabilities,
+        };
+        f(op, &mut context)
+    }
+
+    /// The number of the descriptor an operation works on; -1 if it has none.
+    pub(crate) fn descriptor_of(&mut self, id: OpId) -> RawFd {
+        let desc = self.slots.at(id.index()).op.as_ref().and_then(Op::desc);
+        desc.and_then(|desc| self.descriptors.peek(desc)).map_or(-1, |d| d.raw())
+    }
+
+    /// Runs a blocking call of an operation on a helper thread; its result arrives by the inbox.
+    pub(crate) fn run_helper(&mut self, id: OpId, job: HelperJob) -> Result<(), i32> {
+        let shared = self.shared.clone();
+        let job = Box::new(move || {
+            // The guard exists from here on only: a job that never runs reports nothing, one that
+            // panics still pays the result it owes.
+            let mut report = Report { shared, id, result: -libc::EFAULT };
+            report.result = job();
+        });
+        match self.helpers.run(job) {
+            Ok(job) => {
+                self.helping.push((id, job));
+                Ok(())
+            }
+            Err((HelpersError::Unavailable, _)) => Err(libc::EOPNOTSUPP),
+            Err((HelpersError::Exhausted, _)) => Err(libc::ENOMEM),
+            Err((HelpersError::CannotStart(errno), _)) => Err(errno),
+        }
+    }
+
+    /// None: no helper has it. True: it never starts. False: it runs, and its result will come.
+    pub(crate) fn cancel_helper(&mut self, id: OpId) -> Option<bool> {
+        let at = self.helping.iter().position(|(helped, _)| *helped == id)?;
+        let stopped = self.helpers.cancel(self.helping[at].1);
+        if stopped {
+            self.helping.swap_remove(at);
+        }
+        Some(stopped)
+    }
+
+    /// A helper's result arrived.
+    pub(crate) fn helped(&mut self, id: OpId) {
+        if let Some(at) = self.helping.iter().position(|(helped, _)| *helped == id) {
+            self.helping.swap_remove(at);
+        }
+    }
+}
+
+struct Report {
+    shared: Arc<Shared>,
+    id: OpId,
+    result: i32,
+}
+
+impl Drop for Report {
+    fn drop(&mut self) {
+        self.shared.helped(self.id, self.result);
+    }
+}
+
+impl Context<'_> {
+    /// How a send of `bytes` goes out.
+    pub(crate) fn zero_copy(&mut self, bytes: usize) -> Decision {
+        let supported = self.capabilities.contains(Capability::ZeroCopySend);
+        match &mut self.descriptor {
+            Some(descriptor) => descriptor.policy.decide(bytes, supported),
+            None => Decision { copied: Some(super::path::CopyReason::NotAsked), require: false },
+        }
+    }
+
+    /// Whether the descriptor has no readiness.
+    pub(crate) fn is_file(&self) -> bool {
+        matches!(self.descriptor.as_ref().map(|d| d.class()), Some(Class::File { .. }))
+    }
+
+    /// Whether it is open with O_DIRECT.
+    pub(crate) fn is_direct(&self) -> bool {
+        let class = self.descriptor.as_ref().map(|d| d.class());
+        matches!(class, Some(Class::File { direct: Some(_) }))
+    }
+}

@@ -1,0 +1,306 @@
+//! One turn of the loop: what other threads brought, what fell due, one wait, what came of it.
+//!
+//! The order matters. The wake word is observed *before* the inbox is drained and armed after, so
+//! whatever is announced in between makes the wait look again instead of sleeping. User code runs
+//! between borrows only: the engine is borrowed to pick the next thing to fire and released before
+//! it runs.
+
+use super::slots::{Notify, State};
+use super::{Engine, Fire, Outcome, Reason, deadlines};
+use crate::backend::{Event, Fatal, OpId, Until};
+use crate::op::Op;
+use crate::remote::inbox::Command;
+
+/// Most foreign commands taken in one turn.
+const COMMANDS_PER_TURN: usize = 256;
+
+/// What the turn does next.
+pub(crate) enum Next {
+    /// Run this, with nothing borrowed.
+    Fire(Ready),
+    /// Nothing to run.
+    Idle,
+}
+
+/// Something taken off the fire list, ready to run.
+pub(crate) enum Ready {
+    Wake(std::task::Waker),
+    Once(super::slots::OnceCallback, Option<Op>, Outcome),
+    /// One result of a multishot operation.
+    Each(OpId, super::slots::EachCallback, Outcome),
+    /// Its end.
+    End(super::slots::EachCallback, Option<Op>, Outcome),
+    Call(Box<dyn FnOnce(Option<&crate::proactor::Proactor>) + Send>),
+    Drop(Box<dyn std::any::Any>),
+    Parts(Option<Op>, Option<Outcome>, Notify),
+}
+
+impl Engine {
+    /// Everything that needs no wait: inbox, returns, pools, deadlines, our own events.
+    pub(crate) fn sweep(&mut self) {
+        self.counters.turns += 1;
+        self.counters.turn_ns = deadlines::coarse_ns();
+        if !self.table.shared.is_empty() {
+            self.take_commands();
+        }
+        self.take_helped();
+        self.take_returns();
+        self.fill_pools();
+        self.expire();
+        self.run_own_events();
+    }
+
+    pub(crate) fn run_own_events(&mut self) {
+        for _ in 0..self.own_events.len() {
+            let Some(event) = self.own_events.pop_front() else { break };
+            self.on_event(event);
+        }
+    }
+
+    fn take_commands(&mut self) {
+        for _ in 0..COMMANDS_PER_TURN {
+            if self.in_flight >= self.bound && !self.draining {
+                // No room: what stands in the inbox waits there until something completes.
+                break;
+            }
+            match self.table.shared.receive() {
+                None => break,
+                Some(Command::Call(call)) => self.fire.push_back(Fire::Call(call)),
+                Some(Command::Submit { op, deadline_ns, cell }) => {
+                    self.counters.foreign_submissions += 1;
+                    self.submit_foreign(op, deadline_ns, cell);
+                }
+            }
+        }
+    }
+
+    fn submit_foreign(
+        &mut self,
+        op: Op,
+        deadline_ns: Option<u64>,
+        cell: std::sync::Arc<crate::remote::cell::Cell>,
+    ) {
+        if cell.is_abandoned() {
+            return self.fire.push_back(Fire::Drop(Box::new(op)));
+        }
+        match self.submit(op, Notify::Cell(cell.clone()), deadline_ns) {
+            Ok(id) => {
+                if !cell.started(id) {
+                    self.cancel(id, Reason::User);
+                }
+            }
+            Err((error, op)) => {
+                let outcome = Outcome::refused(error);
+                match cell.finish(op, outcome) {
+                    Ok(waker) => self.fire.extend(waker.map(Fire::Wake)),
+                    Err(parts) => self.fire.push_back(Fire::Drop(Box::new(parts))),
+                }
+            }
+        }
+    }
+
+    fn take_helped(&mut self) {
+        let mut helped = std::mem::take(&mut self.counters.helped);
+        self.table.shared.take_helped(&mut helped);
+        for (id, result) in helped.drain(..) {
+            self.table.helped(id);
+            self.own_events.push_back(Event::of(id, result, 0));
+        }
+        self.counters.helped = helped;
+    }
+
+    /// Sweeps the bit maps of what was dropped on other threads.
+    fn take_returns(&mut self) {
+        let shared = self.table.shared.clone();
+        let returns = &shared.returns;
+        if !returns.operations.is_empty() {
+            returns.operations.drain(|index| {
+                let slot = self.table.slots.at(index as u32);
+                let gone = matches!(&slot.notify, Notify::Cell(cell) if cell.is_abandoned());
+                if slot.state != State::Free && gone {
+                    let id = OpId::new(index as u32, slot.generation);
+                    self.cancel(id, Reason::User);
+                }
+            });
+        }
+        if !returns.resumes.is_empty() {
+            returns.resumes.drain(|index| self.resume(index as u32));
+        }
+        if !returns.descriptors.is_empty() {
+            returns.descriptors.drain(|index| self.release_descriptor(index as u32));
+        }
+        if !returns.registrations.is_empty() {
+            returns.registrations.drain(|index| self.unregister(index as u32));
+        }
+        if !returns.pools.is_empty() {
+            returns.pools.drain(|index| self.table.groups.at(index as u16).close());
+        }
+    }
+
+    /// Hands returned buffers to the kernel and lets receives go on that waited for them.
+    pub(crate) fn fill_pools(&mut self) {
+        for index in self.table.groups.indexes() {
+            let group = self.table.groups.at(index);
+            if !group.is_live() {
+                continue;
+            }
+            if group.is_finished() {
+                if let Some(backend) = &mut self.backend
+                    && group.is_kernel()
+                {
+                    backend.close_pool(index);
+                }
+                self.table.groups.at(index).finish();
+                continue;
+            }
+            let mut provided = std::mem::take(&mut self.counters.provided);
+            group.refill(&mut provided);
+            if let Some(backend) = &mut self.backend
+                && !provided.is_empty()
+            {
+                backend.provide(index, &provided);
+            }
+            provided.clear();
+            self.counters.provided = provided;
+            self.unpark_pool(index);
+        }
+    }
+
+    fn unpark_pool(&mut self, index: u16) {
+        let waker = self.self_waker.clone();
+        loop {
+            let group = self.table.groups.at(index);
+            if group.parked.is_empty() {
+                return;
+            }
+            if !group.has_buffers() && !group.watch(&waker) {
+                return;
+            }
+            let mut provided = Vec::new();
+            group.refill(&mut provided);
+            if let Some(backend) = &mut self.backend
+                && !provided.is_empty()
+            {
+                backend.provide(index, &provided);
+            }
+            let group = self.table.groups.at(index);
+            if !group.has_buffers() {
+                return;
+            }
+            // As many as there may be buffers for; each takes at least one.
+            let parked = std::mem::take(&mut group.parked);
+            for slot in parked {
+                self.launch(slot);
+            }
+        }
+    }
+
+    fn expire(&mut self) {
+        if self.deadlines.next_ns().is_none() {
+            return;
+        }
+        let now_ns = deadlines::now_ns();
+        while let Some(index) = self.deadlines.pop_expired(now_ns) {
+            let slot = self.table.slots.at(index);
+            slot.has_deadline = false;
+            let id = OpId::new(index, slot.generation);
+            if !matches!(slot.op, Some(Op::Timer(_))) {
+                self.counters.timed_out += 1;
+                self.cancel(id, Reason::Timeout);
+            } else if slot.owed == 0 {
+                slot.owed = 1;
+                self.own_events.push_back(Event::of(id, 0, 0));
+            }
+        }
+    }
+
+    /// How long the wait may sleep: not at all while something is ready here.
+    pub(crate) fn until(&self, wanted: Until) -> Until {
+        let busy = !self.fire.is_empty()
+            || !self.own_events.is_empty()
+            || (!self.table.shared.is_empty() && self.in_flight < self.bound);
+        match (wanted, self.deadlines.next_ns()) {
+            _ if busy => Until::Now,
+            (Until::Now, _) => Until::Now,
+            (wanted, None) => wanted,
+            (Until::Forever, Some(next)) => Until::At(next),
+            (Until::At(at), Some(next)) => Until::At(at.min(next)),
+        }
+    }
+
+    /// One wait of the backend and everything its events mean.
+    pub(crate) fn wait(&mut self, until: Until) -> Result<(), Fatal> {
+        let mut events = std::mem::take(&mut self.events);
+        let waited = match &mut self.backend {
+            Some(backend) => backend.wait(until, &mut self.table, &mut events),
+            None => Ok(()),
+        };
+        for event in events.drain(..) {
+            self.on_event(event);
+        }
+        self.events = events;
+        if matches!(waited, Err(Fatal::Dropped)) {
+            self.poison();
+        }
+        waited
+    }
+
+    /// Completions were lost: nobody may wait for what will never come.
+    fn poison(&mut self) {
+        self.poisoned = true;
+        let live: Vec<OpId> = self
+            .table
+            .slots
+            .live()
+            .filter(|(_, slot)| slot.state != State::Done)
+            .map(|(index, slot)| OpId::new(index, slot.generation))
+            .collect();
+        for id in live {
+            self.give_up(id.index(), libc::EBADR, Reason::Kernel);
+        }
+    }
+
+    /// Takes the next thing to run off the fire list.
+    pub(crate) fn next(&mut self) -> Next {
+        loop {
+            let ready = match self.fire.pop_front() {
+                None => return Next::Idle,
+                Some(Fire::Wake(waker)) => Ready::Wake(waker),
+                Some(Fire::Call(call)) => Ready::Call(call),
+                Some(Fire::Drop(parts)) => Ready::Drop(parts),
+                Some(Fire::Finish(index)) => self.ready_finish(index),
+                Some(Fire::Result(id, outcome)) => match self.ready_result(id, outcome) {
+                    Some(ready) => ready,
+                    None => continue,
+                },
+            };
+            return Next::Fire(ready);
+        }
+    }
+
+    fn ready_finish(&mut self, index: u32) -> Ready {
+        let slot = self.table.slots.at(index);
+        let notify = std::mem::replace(&mut slot.notify, Notify::Nobody);
+        match (notify, self.take_finished(index)) {
+            (Notify::Once(callback), (op, Some(outcome))) => Ready::Once(callback, op, outcome),
+            (Notify::Each(callback), (op, Some(outcome))) => Ready::End(callback, op, outcome),
+            (notify, (op, outcome)) => Ready::Parts(op, outcome, notify),
+        }
+    }
+
+    fn ready_result(&mut self, id: OpId, outcome: Outcome) -> Option<Ready> {
+        let slot = self.table.slots.find(id);
+        match slot.map(|slot| std::mem::replace(&mut slot.notify, Notify::Nobody)) {
+            Some(Notify::Each(callback)) => Some(Ready::Each(id, callback, outcome)),
+            _ => Some(Ready::Drop(Box::new(outcome))),
+        }
+    }
+
+    /// A multishot callback comes back after it ran; None: its operation is over.
+    pub(crate) fn put_back(&mut self, id: OpId, callback: super::slots::EachCallback) {
+        match self.table.slots.find(id) {
+            Some(slot) if !slot.abandoned => slot.notify = Notify::Each(callback),
+            _ => self.fire.push_back(Fire::Drop(Box::new(callback))),
+        }
+    }
+}

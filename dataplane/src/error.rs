@@ -1,0 +1,266 @@
+//! Errors are values: what was attempted, which kind of failure, the kernel's errno kept raw,
+//! and a sentence that names the limit and the next step.
+//!
+//! An operation that fails hands its parts back: [`Failed`] carries the operation, so a buffer is
+//! never lost with an error. `?` turns a `Failed<O>` into an [`Error`] and drops the operation.
+
+use std::borrow::Cow;
+use std::fmt;
+use std::io;
+
+/// The kind of failure. Small and open: new kinds may be added.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum ErrorKind {
+    /// The request itself is malformed; nothing was submitted.
+    InvalidArgument,
+    /// What was named does not exist, or is not pending (any more).
+    NotFound,
+    /// A bounded table or queue is full; try again after a poll.
+    Exhausted,
+    /// This machine, backend or option set cannot do it; the message says what is missing.
+    Unavailable,
+    /// Cancelled at the user's request.
+    Cancelled,
+    /// The operation's own deadline passed.
+    TimedOut,
+    /// The kernel ended the operation although nobody asked for it.
+    Interrupted,
+    /// Completions or bytes were lost; what waited cannot be answered.
+    DataLoss,
+    /// The system refused for lack of rights.
+    Permission,
+    /// The peer refused the connection.
+    Refused,
+    /// The connection is gone (reset, broken pipe, keep-alive timeout).
+    Disconnected,
+    /// The descriptor was closed on this side.
+    Closed,
+    /// Not possible right now from here (polling inside a callback, a second poll owner).
+    Busy,
+    /// The proactor has shut down or is gone.
+    ShutDown,
+    /// This process is a forked child of the one that made the proactor.
+    Forked,
+    /// Any other error of the system; see the errno.
+    Io,
+}
+
+impl ErrorKind {
+    /// The kind an errno belongs to. Unknown numbers are [`ErrorKind::Io`].
+    pub fn from_errno(errno: i32) -> ErrorKind {
+        match errno {
+            libc::EINVAL | libc::EDOM | libc::ENAMETOOLONG | libc::EDESTADDRREQ => {
+                ErrorKind::InvalidArgument
+            }
+            libc::ENOENT | libc::ENODEV | libc::ENXIO => ErrorKind::NotFound,
+            libc::ENOMEM | libc::ENOBUFS | libc::EMFILE | libc::ENFILE | libc::ENOSPC => {
+                ErrorKind::Exhausted
+            }
+            libc::EOPNOTSUPP | libc::ENOSYS | libc::EPROTONOSUPPORT | libc::EAFNOSUPPORT => {
+                ErrorKind::Unavailable
+            }
+            libc::ECANCELED => ErrorKind::Cancelled,
+            libc::ETIME => ErrorKind::TimedOut,
+            libc::EINTR => ErrorKind::Interrupted,
+            libc::EACCES | libc::EPERM => ErrorKind::Permission,
+            libc::ECONNREFUSED => ErrorKind::Refused,
+            libc::ECONNRESET
+            | libc::EPIPE
+            | libc::ECONNABORTED
+            | libc::ENOTCONN
+            | libc::ETIMEDOUT => ErrorKind::Disconnected,
+            libc::EBADF => ErrorKind::Closed,
+            libc::EBUSY | libc::EALREADY => ErrorKind::Busy,
+            _ => ErrorKind::Io,
+        }
+    }
+}
+
+/// What went wrong: operation, kind, errno, and a sentence.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Error {
+    operation: &'static str,
+    kind: ErrorKind,
+    errno: Option<i32>,
+    message: Cow<'static, str>,
+}
+
+/// `Result` with this crate's error.
+pub type Result<T, E = Error> = std::result::Result<T, E>;
+
+impl Error {
+    pub(crate) fn new(
+        operation: &'static str,
+        kind: ErrorKind,
+        message: impl Into<Cow<'static, str>>,
+    ) -> Error {
+        Error { operation, kind, errno: None, message: message.into() }
+    }
+
+    /// From an errno the kernel returned for `operation`.
+    pub(crate) fn from_errno(operation: &'static str, errno: i32) -> Error {
+        let kind = ErrorKind::from_errno(errno);
+        Error { operation, kind, errno: Some(errno), message: Cow::Borrowed("") }
+    }
+
+    pub(crate) fn from_io(operation: &'static str, error: &io::Error) -> Error {
+        match error.raw_os_error() {
+            Some(errno) => Error::from_errno(operation, errno),
+            None => Error::new(operation, ErrorKind::Io, error.to_string()),
+        }
+    }
+
+    pub(crate) fn with_kind(mut self, kind: ErrorKind) -> Error {
+        self.kind = kind;
+        self
+    }
+
+    pub(crate) fn with_message(mut self, message: impl Into<Cow<'static, str>>) -> Error {
+        self.message = message.into();
+        self
+    }
+
+    /// The operation that failed, in one or two words.
+    pub fn operation(&self) -> &'static str {
+        self.operation
+    }
+
+    /// The kind of failure.
+    pub fn kind(&self) -> ErrorKind {
+        self.kind
+    }
+
+    /// The kernel's errno, raw, when one was involved.
+    pub fn errno(&self) -> Option<i32> {
+        self.errno
+    }
+
+    /// The sentence that names the limit and the next step; empty when the errno says it all.
+    pub fn message(&self) -> &str {
+        &self.message
+    }
+}
+
+impl fmt::Display for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}: ", self.operation)?;
+        match (self.message.is_empty(), self.errno) {
+            (false, None) => f.write_str(&self.message),
+            (false, Some(errno)) => {
+                write!(f, "{} ({})", self.message, io::Error::from_raw_os_error(errno))
+            }
+            (true, Some(errno)) => write!(f, "{}", io::Error::from_raw_os_error(errno)),
+            (true, None) => write!(f, "{:?}", self.kind),
+        }
+    }
+}
+
+impl fmt::Debug for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Error({:?}, {self})", self.kind)
+    }
+}
+
+impl std::error::Error for Error {}
+
+impl From<regions::RegionError> for Error {
+    fn from(error: regions::RegionError) -> Error {
+        use regions::RegionErrorKind as K;
+        let kind = match error.kind {
+            K::Exhausted => ErrorKind::Exhausted,
+            K::Unavailable => ErrorKind::Unavailable,
+            _ => ErrorKind::InvalidArgument,
+        };
+        Error { operation: error.operation, kind, errno: error.errno, message: error.message }
+    }
+}
+
+impl From<Error> for io::Error {
+    fn from(error: Error) -> io::Error {
+        let kind = match error.kind {
+            ErrorKind::InvalidArgument => io::ErrorKind::InvalidInput,
+            ErrorKind::NotFound => io::ErrorKind::NotFound,
+            ErrorKind::TimedOut => io::ErrorKind::TimedOut,
+            ErrorKind::Permission => io::ErrorKind::PermissionDenied,
+            ErrorKind::Refused => io::ErrorKind::ConnectionRefused,
+            ErrorKind::Disconnected => io::ErrorKind::ConnectionReset,
+            ErrorKind::Unavailable => io::ErrorKind::Unsupported,
+            _ => io::ErrorKind::Other,
+        };
+        io::Error::new(kind, error)
+    }
+}
+
+/// A failed or refused operation, handed back with the reason.
+pub struct Failed<O> {
+    /// Why it failed.
+    pub error: Error,
+    operation: Option<O>,
+}
+
+impl<O> Failed<O> {
+    pub(crate) fn new(error: Error, operation: O) -> Failed<O> {
+        Failed { error, operation: Some(operation) }
+    }
+
+    /// The operation could not be taken back from the kernel: its memory was leaked.
+    pub(crate) fn lost(error: Error) -> Failed<O> {
+        Failed { error, operation: None }
+    }
+
+    /// The kind of failure.
+    pub fn kind(&self) -> ErrorKind {
+        self.error.kind
+    }
+
+    /// Gives up the operation and takes the reason.
+    pub fn into_error(self) -> Error {
+        self.error
+    }
+
+    /// The operation with everything it was given: buffers, addresses, progress. None in one case
+    /// only: a shutdown whose deadline passed while the kernel still had it, so that its memory
+    /// was leaked rather than freed under the kernel.
+    pub fn operation(&self) -> Option<&O> {
+        self.operation.as_ref()
+    }
+
+    /// Gives up the reason and takes the operation back; None as for [`operation`](Self::operation).
+    pub fn into_operation(self) -> Option<O> {
+        self.operation
+    }
+}
+
+impl<O: crate::op::HoldsBuffer> Failed<O> {
+    /// Gives up the reason and takes the buffer back; None as for [`operation`](Self::operation).
+    pub fn into_buffer(self) -> Option<O::Buffer> {
+        self.operation.map(O::into_buffer)
+    }
+}
+
+impl<O> fmt::Debug for Failed<O> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.error.fmt(f)
+    }
+}
+
+impl<O> fmt::Display for Failed<O> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(&self.error, f)
+    }
+}
+
+impl<O> std::error::Error for Failed<O> {}
+
+impl<O> From<Failed<O>> for Error {
+    fn from(failed: Failed<O>) -> Error {
+        failed.error
+    }
+}
+
+impl<O> From<Failed<O>> for io::Error {
+    fn from(failed: Failed<O>) -> io::Error {
+        failed.error.into()
+    }
+}

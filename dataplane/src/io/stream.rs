@@ -1,0 +1,189 @@
+//! Multishot operations as streams of results.
+
+use super::{Local, Typed};
+use crate::backend::OpId;
+use crate::engine::slots::{Notify, State};
+use crate::engine::{Outcome, Reason};
+use crate::error::{Error, Result};
+use crate::op::{Multishot, Op, settle};
+use crate::proactor::Inner;
+use crate::remote::cell::{Cell, Taken};
+use crate::remote::handle::Handle;
+use futures_core::Stream;
+use std::marker::PhantomData;
+use std::pin::Pin;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::task::{Context, Poll, Waker};
+
+/// What a multishot operation's callback is given.
+pub enum Next<T> {
+    /// One more result.
+    Item(T),
+    /// It is over: Ok at the end of a stream, else the reason. Nothing comes after it.
+    End(Result<()>),
+}
+
+/// A multishot operation of the owner's thread.
+///
+/// Results nobody takes are bounded ([`Options::undelivered`](crate::Options::undelivered)): the
+/// kernel's part pauses and goes on when they are taken. Dropping the stream cancels it.
+#[must_use = "dropping a stream cancels its operation"]
+pub struct LocalStream<O: Multishot> {
+    inner: Rc<Inner>,
+    id: OpId,
+    over: bool,
+    typed: Typed<O>,
+}
+
+enum Step {
+    Pending,
+    Item(Outcome),
+    End(Option<Outcome>, Option<Op>),
+}
+
+impl<O: Multishot> LocalStream<O> {
+    pub(crate) fn new(inner: Rc<Inner>, id: OpId) -> LocalStream<O> {
+        LocalStream { inner, id, over: false, typed: PhantomData }
+    }
+
+    /// The operation's name, for [`Proactor::cancel`](crate::Proactor::cancel) and dumps.
+    pub fn id(&self) -> OpId {
+        self.id
+    }
+
+    /// Asks for its end: what had arrived is still delivered, then the Cancelled error, then none.
+    ///
+    /// # Errors
+    ///
+    /// Forked in a forked child.
+    pub fn cancel(&self) -> Result<()> {
+        self.inner.with("cancel", |engine| engine.cancel(self.id, Reason::User)).map(|_| ())
+    }
+
+    /// The next result if there is one, without waiting.
+    pub fn try_next(&mut self) -> Option<Result<O::Output<Local>>> {
+        match self.step(None) {
+            Poll::Ready(item) => item,
+            Poll::Pending => None,
+        }
+    }
+
+    fn step(&mut self, waker: Option<&Waker>) -> Poll<Option<Result<O::Output<Local>>>> {
+        if self.over {
+            return Poll::Ready(None);
+        }
+        let mut stale = Notify::Nobody;
+        let step = self.inner.with("await", |engine| {
+            let index = self.id.index();
+            let Some(slot) = engine.table.slots.find(self.id) else {
+                return Step::End(None, None);
+            };
+            if let Some(backlog) = &mut slot.backlog
+                && let Some(outcome) = backlog.results.pop_front()
+            {
+                if backlog.paused && backlog.results.is_empty() {
+                    engine.resume(index);
+                }
+                return Step::Item(outcome);
+            }
+            if slot.state == State::Done {
+                let (op, outcome) = engine.take_finished(index);
+                return Step::End(outcome, op);
+            }
+            if let Some(waker) = waker
+                && !matches!(&slot.notify, Notify::Waker(old) if old.will_wake(waker))
+            {
+                stale = std::mem::replace(&mut slot.notify, Notify::Waker(waker.clone()));
+            }
+            Step::Pending
+        });
+        drop(stale);
+        match step {
+            Ok(Step::Pending) => Poll::Pending,
+            Ok(Step::Item(outcome)) => {
+                let port = Local { inner: self.inner.clone() };
+                Poll::Ready(O::item(outcome, &port).transpose())
+            }
+            Ok(Step::End(outcome, op)) => {
+                self.over = true;
+                drop(op);
+                Poll::Ready(outcome.and_then(ending).map(Err))
+            }
+            Err(error) => {
+                self.over = true;
+                Poll::Ready(Some(Err(error)))
+            }
+        }
+    }
+}
+
+/// The error a stream ends with; None at its natural end.
+fn ending(outcome: Outcome) -> Option<Error> {
+    settle(&outcome, "stream").err()
+}
+
+impl<O: Multishot> Stream for LocalStream<O> {
+    type Item = Result<O::Output<Local>>;
+
+    fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+        self.step(Some(cx.waker()))
+    }
+}
+
+impl<O: Multishot> Drop for LocalStream<O> {
+    fn drop(&mut self) {
+        if !self.over {
+            self.inner.abandon(self.id);
+        }
+    }
+}
+
+/// A multishot operation submitted through a [`Handle`]. See [`LocalStream`].
+#[must_use = "dropping a stream cancels its operation"]
+pub struct RemoteStream<O: Multishot> {
+    handle: Handle,
+    cell: Arc<Cell>,
+    over: bool,
+    typed: Typed<O>,
+}
+
+impl<O: Multishot> RemoteStream<O> {
+    pub(crate) fn new(handle: Handle, cell: Arc<Cell>) -> RemoteStream<O> {
+        RemoteStream { handle, cell, over: false, typed: PhantomData }
+    }
+
+    /// Asks for its end; see [`LocalStream::cancel`].
+    pub fn cancel(&self) {
+        self.handle.cancel_cell(&self.cell);
+    }
+}
+
+impl<O: Multishot> Stream for RemoteStream<O> {
+    type Item = Result<O::Output<Handle>>;
+
+    fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+        if self.over {
+            return Poll::Ready(None);
+        }
+        match self.cell.poll(self.handle.shared(), cx) {
+            Poll::Pending => Poll::Pending,
+            Poll::Ready(Taken::Result(outcome)) => {
+                Poll::Ready(O::item(outcome, &self.handle).transpose())
+            }
+            Poll::Ready(Taken::End(op, outcome)) => {
+                self.over = true;
+                drop(op);
+                Poll::Ready(ending(outcome).map(Err))
+            }
+        }
+    }
+}
+
+impl<O: Multishot> Drop for RemoteStream<O> {
+    fn drop(&mut self) {
+        if !self.over && self.handle.shared().origin.is_here() {
+            self.cell.abandon(self.handle.shared());
+        }
+    }
+}

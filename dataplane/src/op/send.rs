@@ -1,0 +1,322 @@
+//! Sending from a span or several, copied or zero-copy.
+//!
+//! A zero-copy send posts its result first and a notification when the kernel no longer needs the
+//! memory (`io_uring_prep_send_zc(3)`): the operation completes with the notification, while the
+//! socket's send queue moves on with the result. Which of the two forms runs is the socket's
+//! policy, decided when the entry is written; the completion says what happened.
+
+use super::{
+    Advance, Attempt, Context, Forms, HoldsBuffer, Interest, Lane, Operation, settle, variant,
+};
+use crate::engine::Outcome;
+use crate::engine::descriptors::{Class, DescId, Descriptor};
+use crate::engine::path::{CopyReason, Mechanism, Path};
+use crate::engine::scratch;
+use crate::error::{Error, ErrorKind, Failed, Result};
+use crate::io::Port;
+use crate::sys::calls;
+use io_uring::{opcode, squeue::Entry};
+use regions::{Span, SpanList};
+
+/// Asks the notification to say whether the kernel copied (IORING_SEND_ZC_REPORT_USAGE).
+const REPORT_USAGE: u16 = 1 << 3;
+/// The longest single send handed to the kernel, in bytes: what one system call may move.
+const MAX_SEND_BYTES: usize = 0x7fff_f000;
+
+/// What a send did.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Sent {
+    /// How many bytes went out.
+    pub bytes: usize,
+    /// Which way they went.
+    pub path: Path,
+}
+
+/// Sends a span (`send(2)`): some of it, or with `all` the whole.
+///
+/// Dropping it cancels it; how much had gone out is then unknown to the caller. The span stays
+/// alive until the kernel is done with it.
+#[derive(Debug)]
+pub struct Send {
+    pub(crate) socket: DescId,
+    pub(crate) span: Span,
+    progress: Progress,
+}
+
+/// Sends several spans in order (`sendmsg(2)`); up to 8 without allocation.
+#[derive(Debug)]
+pub struct SendVectored {
+    pub(crate) socket: DescId,
+    spans: SpanList,
+    vectors: scratch::Vectors,
+    progress: Progress,
+}
+
+variant!(Send);
+variant!(SendVectored);
+
+/// The state both sends share.
+#[derive(Debug)]
+struct Progress {
+    sent: usize,
+    all: bool,
+    more: bool,
+    require: bool,
+    path: Path,
+}
+
+impl Progress {
+    fn new() -> Progress {
+        let path = Path::copied(Mechanism::Send, CopyReason::NotAsked);
+        Progress { sent: 0, all: false, more: false, require: false, path }
+    }
+
+    fn flags(&self) -> i32 {
+        let more = if self.more { libc::MSG_MORE } else { 0 };
+        libc::MSG_NOSIGNAL | more
+    }
+
+    /// Ring sends retry short transfers inside the kernel when the whole is asked for.
+    fn ring_flags(&self) -> i32 {
+        self.flags() | if self.all { libc::MSG_WAITALL } else { 0 }
+    }
+
+    fn advance(&mut self, result: i32, total: usize) -> Advance {
+        if result > 0 {
+            self.sent += result as usize;
+            if self.all && self.sent < total {
+                return Advance::Again;
+            }
+        }
+        match result {
+            0.. => Advance::Done(self.sent.min(i32::MAX as usize) as i32),
+            // A plain send that moved something succeeded; a send of everything did not.
+            _ if self.sent > 0 && !self.all => Advance::Done(self.sent as i32),
+            _ => Advance::Done(result),
+        }
+    }
+
+    fn notified(&mut self, copied: bool) {
+        if copied {
+            self.path.copied = Some(CopyReason::KernelCopied);
+        }
+    }
+
+    fn sent(&self, outcome: &Outcome, name: &'static str) -> Result<Sent> {
+        settle(outcome, name)?;
+        if self.require && !self.path.is_zero_copy() {
+            return Err(Error::new(
+                name,
+                ErrorKind::Unavailable,
+                format!(
+                    "zero-copy was required, but: {} ({} bytes went out)",
+                    self.path, self.sent
+                ),
+            ));
+        }
+        Ok(Sent { bytes: self.sent, path: self.path })
+    }
+}
+
+fn check_send(name: &'static str, bytes: usize, descriptor: Option<&Descriptor>) -> Result<()> {
+    let Some(descriptor) = descriptor else { return Ok(()) };
+    if bytes == 0 && descriptor.class() != Class::Datagram {
+        return Err(Error::new(
+            name,
+            ErrorKind::InvalidArgument,
+            "nothing to send (0 bytes); only a datagram may be empty",
+        ));
+    }
+    Ok(())
+}
+
+impl Send {
+    pub(crate) fn new(socket: DescId, span: Span) -> Send {
+        Send { socket, span, progress: Progress::new() }
+    }
+
+    pub(crate) fn all(mut self) -> Send {
+        self.progress.all = true;
+        self
+    }
+
+    pub(crate) fn more(mut self) -> Send {
+        self.progress.more = true;
+        self
+    }
+
+    /// Bytes that had gone out when it ended.
+    pub fn sent_bytes(&self) -> usize {
+        self.progress.sent
+    }
+
+    fn rest(&self) -> (*const u8, usize) {
+        let left = (self.span.len() - self.progress.sent).min(MAX_SEND_BYTES);
+        (self.span.as_ptr().wrapping_add(self.progress.sent), left)
+    }
+}
+
+impl Forms for Send {
+    const NAME: &'static str = "send";
+
+    fn desc(&self) -> Option<DescId> {
+        Some(self.socket)
+    }
+
+    fn lane(&self) -> Option<Lane> {
+        Some(Lane::Send)
+    }
+
+    fn check(&self, descriptor: Option<&Descriptor>) -> Result<()> {
+        check_send(Self::NAME, self.span.len(), descriptor)
+    }
+
+    fn entry(&mut self, cx: &mut Context<'_>) -> Entry {
+        let target = cx.target();
+        let (at, bytes) = self.rest();
+        let decision = cx.zero_copy(bytes);
+        self.progress.require = decision.require;
+        if let Some(reason) = decision.copied {
+            self.progress.path = Path::copied(Mechanism::Send, reason);
+            let entry = opcode::Send::new(target.fd(), at, bytes as u32);
+            return target.seal(entry.flags(self.progress.ring_flags()).build());
+        }
+        let fixed = cx.registry.fixed_index(&self.span, at, bytes);
+        let mechanism = match fixed {
+            Some(_) => Mechanism::SendZeroCopyFixed,
+            None => Mechanism::SendZeroCopy,
+        };
+        // A copy reported for an earlier part stays reported.
+        if self.progress.sent == 0 || self.progress.path.is_zero_copy() {
+            self.progress.path = Path::direct(mechanism);
+        }
+        let entry = opcode::SendZc::new(target.fd(), at, bytes as u32)
+            .flags(self.progress.ring_flags())
+            .buf_index(fixed)
+            .zc_flags(REPORT_USAGE)
+            .build();
+        target.seal(entry)
+    }
+
+    fn attempt(&mut self, cx: &mut Context<'_>) -> Attempt {
+        let decision = cx.zero_copy(0);
+        self.progress.require = decision.require;
+        self.progress.path = Path::copied(Mechanism::Send, CopyReason::Unsupported);
+        match calls::send(cx.fd(), &self.span, self.progress.sent, self.progress.flags()) {
+            result if result == -libc::EAGAIN => Attempt::Blocked(Interest::WRITABLE),
+            result => Attempt::Done(result),
+        }
+    }
+
+    fn advance(&mut self, result: i32, _: u32) -> Advance {
+        let total = self.span.len();
+        self.progress.advance(result, total)
+    }
+
+    fn notified(&mut self, copied: bool) {
+        self.progress.notified(copied);
+    }
+}
+
+impl Operation for Send {
+    type Output<P: Port> = Sent;
+
+    fn finish<P: Port>(self, outcome: Outcome, _: &P) -> Result<Sent, Failed<Self>> {
+        self.progress.sent(&outcome, Self::NAME).map_err(|error| Failed::new(error, self))
+    }
+}
+
+impl HoldsBuffer for Send {
+    type Buffer = Span;
+    fn into_buffer(self) -> Span {
+        self.span
+    }
+}
+
+impl SendVectored {
+    pub(crate) fn new(socket: DescId, spans: SpanList) -> SendVectored {
+        let vectors = scratch::Vectors::default();
+        SendVectored { socket, spans, vectors, progress: Progress::new() }
+    }
+
+    pub(crate) fn all(mut self) -> SendVectored {
+        self.progress.all = true;
+        self
+    }
+
+    /// Bytes that had gone out when it ended.
+    pub fn sent_bytes(&self) -> usize {
+        self.progress.sent
+    }
+}
+
+impl Forms for SendVectored {
+    const NAME: &'static str = "send";
+
+    fn desc(&self) -> Option<DescId> {
+        Some(self.socket)
+    }
+
+    fn lane(&self) -> Option<Lane> {
+        Some(Lane::Send)
+    }
+
+    fn check(&self, descriptor: Option<&Descriptor>) -> Result<()> {
+        scratch::check_vectors(Self::NAME, self.spans.len())?;
+        check_send(Self::NAME, self.spans.total_bytes(), descriptor)
+    }
+
+    fn entry(&mut self, cx: &mut Context<'_>) -> Entry {
+        let target = cx.target();
+        let message = self.vectors.gather(cx.scratch, &self.spans, self.progress.sent);
+        let decision = cx.zero_copy(self.spans.total_bytes() - self.progress.sent);
+        self.progress.require = decision.require;
+        if let Some(reason) = decision.copied {
+            self.progress.path = Path::copied(Mechanism::SendMessage, reason);
+            let entry = opcode::SendMsg::new(target.fd(), message);
+            return target.seal(entry.flags(self.progress.ring_flags() as u32).build());
+        }
+        if self.progress.sent == 0 || self.progress.path.is_zero_copy() {
+            self.progress.path = Path::direct(Mechanism::SendMessageZeroCopy);
+        }
+        let entry = opcode::SendMsgZc::new(target.fd(), message)
+            .ioprio(REPORT_USAGE)
+            .flags(self.progress.ring_flags() as u32);
+        target.seal(entry.build())
+    }
+
+    fn attempt(&mut self, cx: &mut Context<'_>) -> Attempt {
+        let decision = cx.zero_copy(0);
+        self.progress.require = decision.require;
+        self.progress.path = Path::copied(Mechanism::SendMessage, CopyReason::Unsupported);
+        let message = self.vectors.gather(cx.scratch, &self.spans, self.progress.sent);
+        match calls::sendmsg(cx.fd(), message, self.progress.flags()) {
+            result if result == -libc::EAGAIN => Attempt::Blocked(Interest::WRITABLE),
+            result => Attempt::Done(result),
+        }
+    }
+
+    fn advance(&mut self, result: i32, _: u32) -> Advance {
+        let total = self.spans.total_bytes();
+        self.progress.advance(result, total)
+    }
+
+    fn notified(&mut self, copied: bool) {
+        self.progress.notified(copied);
+    }
+}
+
+impl Operation for SendVectored {
+    type Output<P: Port> = Sent;
+
+    fn finish<P: Port>(self, outcome: Outcome, _: &P) -> Result<Sent, Failed<Self>> {
+        self.progress.sent(&outcome, Self::NAME).map_err(|error| Failed::new(error, self))
+    }
+}
+
+impl HoldsBuffer for SendVectored {
+    type Buffer = SpanList;
+    fn into_buffer(self) -> SpanList {
+        self.spans
+    }
+}

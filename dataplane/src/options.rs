@@ -1,0 +1,175 @@
+//! How a proactor is set up.
+
+use crate::capability::Capabilities;
+use std::fmt;
+use std::str::FromStr;
+use std::time::Duration;
+
+/// Which backend carries the operations.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Default)]
+pub enum Backend {
+    /// io_uring where the kernel allows it, else epoll; [`crate::Proactor::fallback`] says why.
+    #[default]
+    Auto,
+    /// io_uring, or an error.
+    IoUring,
+    /// Readiness by `epoll(7)`.
+    Epoll,
+    /// Readiness by `poll(2)`.
+    Poll,
+}
+
+impl Backend {
+    /// The backends there are, without `Auto`: what tools, tests and benches iterate.
+    pub const ALL: [Backend; 3] = [Backend::IoUring, Backend::Epoll, Backend::Poll];
+
+    /// Its name on the command line.
+    pub fn name(self) -> &'static str {
+        match self {
+            Backend::Auto => "auto",
+            Backend::IoUring => "io_uring",
+            Backend::Epoll => "epoll",
+            Backend::Poll => "poll",
+        }
+    }
+}
+
+impl fmt::Display for Backend {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+impl FromStr for Backend {
+    type Err = String;
+    fn from_str(name: &str) -> Result<Backend, String> {
+        match name {
+            "auto" => Ok(Backend::Auto),
+            "io_uring" | "uring" => Ok(Backend::IoUring),
+            "epoll" => Ok(Backend::Epoll),
+            "poll" => Ok(Backend::Poll),
+            other => Err(format!("no backend `{other}`: use auto, io_uring, epoll or poll")),
+        }
+    }
+}
+
+/// A kernel thread that submits for us (IORING_SETUP_SQPOLL).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct SqPoll {
+    /// How long it spins before it sleeps; at least a millisecond (zero would mean one second).
+    pub idle: Duration,
+    /// The CPU it runs on.
+    pub cpu: Option<u32>,
+}
+
+/// Options of a proactor. Plain data; `Default` is what most programs want.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// Which backend. Default: auto.
+    pub backend: Backend,
+    /// Shown in dumps and thread names. Default: "proactor".
+    pub name: String,
+    /// Most operations in flight at once, rounded up to a power of two; the bound counts what the
+    /// kernel has, not results waiting for their future. Default 1024, at most 32768.
+    pub operations: u32,
+    /// Completion-queue entries. Default: four times `operations`, at least 4096.
+    pub completions: Option<u32>,
+    /// Submission-queue entries; what does not fit waits in order. Default: `operations`.
+    pub submissions: Option<u32>,
+    /// What may be used of what was detected: effective = detected & allowed. Default: all.
+    pub allowed: Capabilities,
+    /// SQPOLL instead of a deferring ring. Default: none.
+    pub sqpoll: Option<SqPoll>,
+    /// A second ring for storage, polled for completions (IORING_SETUP_IOPOLL). Default: off.
+    pub iopoll: bool,
+    /// A deadline for every operation that names none. Default: none.
+    pub timeout: Option<Duration>,
+    /// How long shutting down may take. Default: one second.
+    pub shutdown: Duration,
+    /// Foreign submissions that may stand in the inbox. Default 4096.
+    pub inbox: usize,
+    /// Most descriptors (sockets, files) at once. Default 65536.
+    pub descriptors: usize,
+    /// Helper threads at most; zero makes what needs them Unavailable. Default 4.
+    pub helpers: usize,
+    /// Undelivered results of one multishot operation before it is paused. Default 64.
+    pub undelivered: usize,
+    /// CPU to pin the polling thread to when the proactor is made. Default: none.
+    pub cpu: Option<u32>,
+    /// Seed of the fault injector, for tests. Default: none.
+    #[doc(hidden)]
+    pub faults: Option<u64>,
+}
+
+impl Default for Options {
+    fn default() -> Options {
+        Options {
+            backend: Backend::Auto,
+            name: "proactor".into(),
+            operations: 1024,
+            completions: None,
+            submissions: None,
+            allowed: Capabilities::all(),
+            sqpoll: None,
+            iopoll: false,
+            timeout: None,
+            shutdown: Duration::from_secs(1),
+            inbox: 4096,
+            descriptors: 65536,
+            helpers: 4,
+            undelivered: 64,
+            cpu: None,
+            faults: None,
+        }
+    }
+}
+
+/// Largest value of [`Options::operations`]: the ring size the kernel allows.
+pub(crate) const MAX_OPERATIONS: u32 = 32768;
+
+macro_rules! setters {
+    ($($(#[$doc:meta])* $name:ident: $ty:ty => $value:expr;)*) => {
+        impl Options {
+            $($(#[$doc])* pub fn $name(mut self, $name: $ty) -> Options {
+                self.$name = $value;
+                self
+            })*
+        }
+    };
+}
+
+setters! {
+    /// Sets [`Options::backend`].
+    backend: Backend => backend;
+    /// Sets [`Options::name`].
+    name: &str => name.to_owned();
+    /// Sets [`Options::operations`].
+    operations: u32 => operations;
+    /// Sets [`Options::completions`].
+    completions: u32 => Some(completions);
+    /// Sets [`Options::submissions`].
+    submissions: u32 => Some(submissions);
+    /// Sets [`Options::allowed`].
+    allowed: Capabilities => allowed;
+    /// Sets [`Options::sqpoll`].
+    sqpoll: SqPoll => Some(sqpoll);
+    /// Sets [`Options::iopoll`].
+    iopoll: bool => iopoll;
+    /// Sets [`Options::timeout`].
+    timeout: Duration => Some(timeout);
+    /// Sets [`Options::shutdown`].
+    shutdown: Duration => shutdown;
+    /// Sets [`Options::inbox`].
+    inbox: usize => inbox;
+    /// Sets [`Options::descriptors`].
+    descriptors: usize => descriptors;
+    /// Sets [`Options::helpers`].
+    helpers: usize => helpers;
+    /// Sets [`Options::undelivered`].
+    undelivered: usize => undelivered;
+    /// Sets [`Options::cpu`].
+    cpu: u32 => Some(cpu);
+    /// Sets the fault injector's seed.
+    #[doc(hidden)]
+    faults: u64 => Some(faults);
+}

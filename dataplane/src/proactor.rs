@@ -1,0 +1,543 @@
+//! The proactor: the loop the caller drives.
+//!
+//! # Ownership
+//!
+//! A [`Proactor`] is a handle to an inner state that sockets, files and submissions share. When the
+//! last `Proactor` is dropped the loop shuts down (cancel, wait for the kernel, at most the
+//! shutdown deadline); what outlives it gives errors. Dropping it inside a callback takes effect
+//! when `poll` returns.
+//!
+//! # Callbacks and borrows
+//!
+//! The engine is behind a `RefCell` that is never borrowed while user code runs. A panic in a
+//! callback leaves `poll`; what was to be told after it is told by the next poll.
+
+use crate::backend::{self, Fatal, OpId, Until};
+use crate::capability::Capabilities;
+use crate::engine::deadlines::{Deadlines, instant_to_ns, now_ns};
+use crate::engine::report::{Counters, InFlight, Stats};
+use crate::engine::shutdown::Leaked;
+use crate::engine::table::Table;
+use crate::engine::turn::{Next, Ready};
+use crate::engine::{Engine, Reason};
+use crate::error::{Error, ErrorKind, Result};
+use crate::io::Local;
+use crate::options::{Backend, MAX_OPERATIONS, Options};
+use crate::remote::handle::Handle;
+use crate::remote::inbox::{self, Shared};
+use crate::sys::helpers::Helpers;
+use std::cell::{Cell, RefCell};
+use std::collections::VecDeque;
+use std::fmt;
+use std::future::Future;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::task::{Context, Poll, Wake, Waker};
+use std::thread::ThreadId;
+use std::time::{Duration, Instant};
+
+/// How long a [`Proactor::poll`] may last. An instant, so that retries do not drift.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Wait {
+    /// Deliver what is there, do not sleep.
+    Now,
+    /// Sleep until something happens.
+    Forever,
+    /// Sleep until this instant at the latest.
+    Until(Instant),
+}
+
+impl From<Instant> for Wait {
+    fn from(at: Instant) -> Wait {
+        Wait::Until(at)
+    }
+}
+
+impl From<Duration> for Wait {
+    /// From now on. Durations too long to add mean for ever.
+    fn from(timeout: Duration) -> Wait {
+        Instant::now().checked_add(timeout).map_or(Wait::Forever, Wait::Until)
+    }
+}
+
+/// What sockets, files, submissions and the proactor share on the owning thread.
+pub(crate) struct Inner {
+    engine: RefCell<Engine>,
+    pub(crate) shared: Arc<Shared>,
+    polling: Cell<bool>,
+    /// Set when the last `Proactor` went while a poll was running.
+    end_after_poll: Cell<bool>,
+    ended: Cell<bool>,
+}
+
+/// Shuts down when the last clone of a `Proactor` goes.
+struct Owner(Rc<Inner>);
+
+impl Drop for Owner {
+    fn drop(&mut self) {
+        match self.0.polling.get() {
+            true => self.0.end_after_poll.set(true),
+            false => self.0.end(),
+        }
+    }
+}
+
+/// See the [crate] and the head of this module. `Clone` gives another handle to the same loop,
+/// on the same thread.
+#[derive(Clone)]
+pub struct Proactor {
+    inner: Rc<Inner>,
+    /// None in a handle lent to code that runs inside a poll.
+    _owner: Option<Rc<Owner>>,
+}
+
+/// Marks the inside of a poll, also when a callback panics.
+struct Polling<'a>(&'a Rc<Inner>);
+
+impl Drop for Polling<'_> {
+    fn drop(&mut self) {
+        self.0.polling.set(false);
+        if self.0.end_after_poll.take() {
+            self.0.end();
+        }
+    }
+}
+
+/// The waker of `block_on`: wakes the loop only when it fires on another thread.
+struct LoopWaker {
+    woken: AtomicBool,
+    shared: Arc<Shared>,
+    owner: ThreadId,
+}
+
+impl Wake for LoopWaker {
+    fn wake(self: Arc<Self>) {
+        self.wake_by_ref();
+    }
+
+    fn wake_by_ref(self: &Arc<Self>) {
+        self.woken.store(true, Ordering::Release);
+        if std::thread::current().id() != self.owner {
+            self.shared.wake();
+        }
+    }
+}
+
+impl Inner {
+    /// Runs `f` with the engine, unless this is a forked child.
+    #[inline]
+    pub(crate) fn with<R>(
+        &self,
+        name: &'static str,
+        f: impl FnOnce(&mut Engine) -> R,
+    ) -> Result<R> {
+        if !self.shared.origin.is_here() {
+            return Err(inbox::forked(name));
+        }
+        match self.engine.try_borrow_mut() {
+            Ok(mut engine) => Ok(f(&mut engine)),
+            Err(_) => Err(Error::new(name, ErrorKind::Busy, "the engine is busy")),
+        }
+    }
+
+    /// The handle of an operation is gone.
+    pub(crate) fn abandon(&self, id: OpId) {
+        // What comes out is the user's to drop, with nothing borrowed.
+        let parts = self.with("drop a submission", |engine| engine.abandon(id));
+        drop(parts);
+    }
+
+    /// Runs user code for everything on the fire list.
+    fn fire_all(self: &Rc<Self>) {
+        loop {
+            let next = self.engine.borrow_mut().next();
+            match next {
+                Next::Idle => return,
+                Next::Fire(ready) => self.fire(ready),
+            }
+        }
+    }
+
+    fn fire(self: &Rc<Self>, ready: Ready) {
+        match ready {
+            Ready::Wake(waker) => waker.wake(),
+            Ready::Once(callback, op, outcome) => callback(op, outcome),
+            Ready::End(mut callback, op, outcome) => callback(true, op, outcome),
+            Ready::Each(id, mut callback, outcome) => {
+                callback(false, None, outcome);
+                self.engine.borrow_mut().put_back(id, callback);
+            }
+            Ready::Call(call) => {
+                let lent = Proactor::lend(self);
+                call(lent.as_ref());
+            }
+            Ready::Drop(parts) => drop(parts),
+            Ready::Parts(op, outcome, notify) => {
+                drop(notify);
+                drop((op, outcome));
+            }
+        }
+    }
+
+    /// Cancel, wait, leak: see `engine/shutdown.rs`.
+    fn end(self: &Rc<Self>) {
+        if self.ended.replace(true) || !self.shared.origin.is_here() {
+            return;
+        }
+        self.shared.close();
+        let timeout = self.engine.borrow().options.shutdown;
+        let deadline_ns = now_ns().saturating_add(timeout.as_nanos() as u64);
+        self.engine.borrow_mut().begin_drain();
+        loop {
+            let over = self.engine.borrow_mut().drain_turn(deadline_ns);
+            self.fire_all();
+            if over {
+                break;
+            }
+        }
+        let leaked = self.engine.borrow_mut().end();
+        self.fire_all();
+        if let Some(leaked) = leaked {
+            eprintln!(
+                "{}: shut down with {} operations still in the kernel; their memory is leaked",
+                self.shared.name, leaked.operations
+            );
+        }
+    }
+}
+
+impl Drop for Inner {
+    fn drop(&mut self) {
+        if !self.shared.origin.is_here() {
+            // A forked child: nothing here is ours to undo. The engine is forgotten whole.
+            let engine = self.engine.get_mut();
+            std::mem::forget(engine.backend.take());
+            std::mem::forget(std::mem::replace(&mut engine.table.helpers, Helpers::new("", 0)));
+            std::mem::forget(std::mem::take(&mut engine.table.groups));
+            std::mem::forget(std::mem::take(&mut engine.table.registry));
+            engine.table.slots.leak();
+        }
+    }
+}
+
+impl Proactor {
+    /// A proactor with default options.
+    ///
+    /// # Errors
+    ///
+    /// As [`with`](Self::with).
+    pub fn new() -> Result<Proactor> {
+        Proactor::with(Options::default())
+    }
+
+    /// A proactor of this thread.
+    ///
+    /// # Errors
+    ///
+    /// InvalidArgument for hostile options; what the system answers when descriptors or memory
+    /// run out; with an explicit backend, Unavailable with the reason.
+    pub fn with(options: Options) -> Result<Proactor> {
+        const NAME: &str = "make a proactor";
+        check_options(NAME, &options)?;
+        let shared = Shared::new(&options.name, options.inbox, options.descriptors)
+            .map_err(|error| Error::from_io(NAME, &error))?;
+        let shared = Arc::new(shared);
+        if let Some(cpu) = options.cpu {
+            crate::sys::limits::pin_to_cpu(cpu).map_err(|error| Error::from_io(NAME, &error))?;
+        }
+        let (backend, fallback) = backend::open(&options, &shared).map_err(|error| {
+            Error::new(NAME, ErrorKind::Unavailable, format!("{}: {error}", options.backend))
+        })?;
+        if backend.choice() != Backend::IoUring {
+            shared.set_readiness();
+        }
+        let bound = options.operations.next_power_of_two();
+        let helpers = Helpers::new(&options.name, options.helpers);
+        let mut table = Table::new(bound, options.descriptors, helpers, shared.clone());
+        table.capabilities = backend.capabilities();
+        let self_waker = Waker::from(Arc::new(LoopWaker {
+            woken: AtomicBool::new(false),
+            shared: shared.clone(),
+            owner: shared.owner,
+        }));
+        let engine = Engine {
+            table,
+            backend: Some(backend),
+            deadlines: Deadlines::with_keys(bound as usize),
+            own_events: VecDeque::new(),
+            events: Vec::with_capacity(backend::EVENTS_PER_TURN),
+            fire: VecDeque::new(),
+            in_flight: 0,
+            bound,
+            options,
+            counters: Counters::default(),
+            fallback,
+            poisoned: false,
+            draining: false,
+            self_waker,
+        };
+        let inner = Rc::new(Inner {
+            engine: RefCell::new(engine),
+            shared,
+            polling: Cell::new(false),
+            end_after_poll: Cell::new(false),
+            ended: Cell::new(false),
+        });
+        Ok(Proactor { _owner: Some(Rc::new(Owner(inner.clone()))), inner })
+    }
+
+    /// Another handle for code that runs inside a poll; None when the last owner is gone.
+    fn lend(inner: &Rc<Inner>) -> Option<Proactor> {
+        if inner.ended.get() {
+            return None;
+        }
+        Some(Proactor { inner: inner.clone(), _owner: None })
+    }
+
+    pub(crate) fn local(&self) -> Local {
+        Local { inner: self.inner.clone() }
+    }
+
+    pub(crate) fn inner(&self) -> &Rc<Inner> {
+        &self.inner
+    }
+
+    /// One turn or more, until something was delivered, a wake was asked for, or `wait` is over.
+    /// Returns how many results were delivered; none is a normal answer.
+    ///
+    /// At most a bounded number of completions is delivered before timers, wakes and the deadline
+    /// are looked at again.
+    ///
+    /// # Errors
+    ///
+    /// Busy inside a callback; Forked in a forked child; DataLoss when the kernel dropped
+    /// completions (every waiter got an error, make a new proactor); Io when the wait itself fails.
+    pub fn poll(&self, wait: impl Into<Wait>) -> Result<usize> {
+        const NAME: &str = "poll";
+        let inner = &self.inner;
+        if !inner.shared.origin.is_here() {
+            return Err(inbox::forked(NAME));
+        }
+        if inner.ended.get() {
+            return Err(inbox::gone(NAME));
+        }
+        if inner.polling.replace(true) {
+            let message = "called from inside a callback; return to the loop instead";
+            return Err(Error::new(NAME, ErrorKind::Busy, message));
+        }
+        let _polling = Polling(inner);
+        let wanted = match wait.into() {
+            Wait::Now => Until::Now,
+            Wait::Forever => Until::Forever,
+            Wait::Until(at) => Until::At(instant_to_ns(at)),
+        };
+        self.turns(wanted)
+    }
+
+    fn turns(&self, wanted: Until) -> Result<usize> {
+        let inner = &self.inner;
+        let before = inner.engine.borrow().counters.delivered;
+        let mut woken = false;
+        loop {
+            let seen = inner.shared.observe();
+            inner.engine.borrow_mut().sweep();
+            inner.fire_all();
+            woken |= inner.shared.take_wake();
+            let delivered = inner.engine.borrow().counters.delivered - before;
+            let limit = if woken || delivered > 0 { Until::Now } else { wanted };
+            let mut until = inner.engine.borrow().until(limit);
+            if until != Until::Now && !inner.shared.arm(seen) {
+                until = Until::Now;
+            }
+            let waited = inner.engine.borrow_mut().wait(until);
+            inner.fire_all();
+            woken |= inner.shared.take_wake();
+            match waited {
+                Ok(()) => {}
+                Err(Fatal::Dropped) => {
+                    let message = "the kernel dropped completions; make a new proactor";
+                    return Err(Error::new("poll", ErrorKind::DataLoss, message));
+                }
+                Err(Fatal::Failed(errno)) => return Err(Error::from_errno("poll", errno)),
+            }
+            let delivered = inner.engine.borrow().counters.delivered - before;
+            let over = match wanted {
+                Until::Now => true,
+                Until::Forever => false,
+                Until::At(at_ns) => delivered == 0 && !woken && now_ns() >= at_ns,
+            };
+            if delivered > 0 || woken || over {
+                return Ok(delivered as usize);
+            }
+        }
+    }
+
+    /// Hands everything staged to the kernel now, without delivering anything.
+    ///
+    /// # Errors
+    ///
+    /// As [`poll`](Self::poll).
+    pub fn flush(&self) -> Result<()> {
+        const NAME: &str = "flush";
+        self.inner.with(NAME, |engine| {
+            let Engine { backend, table, .. } = engine;
+            match backend.as_mut().map(|backend| backend.flush(table)) {
+                Some(Ok(())) => Ok(()),
+                Some(Err(Fatal::Failed(errno))) => Err(Error::from_errno(NAME, errno)),
+                Some(Err(Fatal::Dropped)) => {
+                    let message = "the kernel dropped completions; make a new proactor";
+                    Err(Error::new(NAME, ErrorKind::DataLoss, message))
+                }
+                None => Err(inbox::gone(NAME)),
+            }
+        })?
+    }
+
+    /// Polls until the future is ready, and returns its value.
+    ///
+    /// # Errors
+    ///
+    /// As [`poll`](Self::poll).
+    pub fn block_on<F: Future>(&self, future: F) -> Result<F::Output> {
+        let mut future = std::pin::pin!(future);
+        let shared = self.inner.shared.clone();
+        let owner = shared.owner;
+        let state = Arc::new(LoopWaker { woken: AtomicBool::new(true), shared, owner });
+        let waker = Waker::from(state.clone());
+        let mut cx = Context::from_waker(&waker);
+        loop {
+            if state.woken.swap(false, Ordering::Acquire)
+                && let Poll::Ready(value) = future.as_mut().poll(&mut cx)
+            {
+                return Ok(value);
+            }
+            let wait = match state.woken.load(Ordering::Acquire) {
+                true => Wait::Now,
+                false => Wait::Forever,
+            };
+            self.poll(wait)?;
+        }
+    }
+
+    /// A handle for other threads.
+    pub fn handle(&self) -> Handle {
+        Handle::new(self.inner.shared.clone())
+    }
+
+    /// Cancels one operation. It completes with Cancelled unless it wins the race.
+    ///
+    /// # Errors
+    ///
+    /// NotFound when nothing by that name is pending.
+    pub fn cancel(&self, id: OpId) -> Result<()> {
+        const NAME: &str = "cancel";
+        match self.inner.with(NAME, |engine| engine.cancel(id, Reason::User))? {
+            true => Ok(()),
+            false => Err(Error::new(NAME, ErrorKind::NotFound, "no such operation is pending")),
+        }
+    }
+
+    /// Cancels everything in flight; how many operations were asked to end.
+    ///
+    /// # Errors
+    ///
+    /// Forked in a forked child.
+    pub fn cancel_all(&self) -> Result<usize> {
+        self.inner.with("cancel all", |engine| engine.cancel_all(Reason::User))
+    }
+
+    /// Shuts down politely: until `deadline` what completes by itself is delivered, then the rest
+    /// is cancelled (see [`Options::shutdown`]). Other handles to this proactor give errors
+    /// afterwards. What had to be leaked is reported.
+    ///
+    /// # Errors
+    ///
+    /// As [`poll`](Self::poll).
+    pub fn shutdown(self, deadline: impl Into<Wait>) -> Result<Option<Leaked>> {
+        let deadline = deadline.into();
+        while self.in_flight_count()? > 0 {
+            match deadline {
+                Wait::Now => break,
+                Wait::Until(at) if Instant::now() >= at => break,
+                _ => {
+                    self.poll(deadline)?;
+                }
+            }
+        }
+        let inner = self.inner.clone();
+        inner.end();
+        drop(self);
+        let leaked = inner.engine.borrow().counters.leaked as u32;
+        Ok((leaked > 0).then_some(Leaked { operations: leaked }))
+    }
+
+    fn in_flight_count(&self) -> Result<u32> {
+        self.inner.with("shutdown", |engine| engine.in_flight)
+    }
+
+    /// Which backend runs.
+    pub fn backend(&self) -> Backend {
+        let engine = self.inner.engine.borrow();
+        engine.backend.as_ref().map_or(Backend::Auto, |backend| backend.choice())
+    }
+
+    /// With backend auto: why it is not io_uring.
+    pub fn fallback(&self) -> Option<String> {
+        self.inner.engine.borrow().fallback.clone()
+    }
+
+    /// What may be used: detected and allowed.
+    pub fn capabilities(&self) -> Capabilities {
+        self.inner.engine.borrow().table.capabilities
+    }
+
+    /// Counters and gauges.
+    pub fn stats(&self) -> Stats {
+        self.inner.engine.borrow().stats()
+    }
+
+    /// What is in flight, oldest first: for finding what is stuck.
+    pub fn in_flight(&self) -> Vec<InFlight> {
+        self.inner.engine.borrow().in_flight_dump()
+    }
+
+    /// A descriptor a host runtime can watch for readability, to poll when it fires; it must
+    /// [`flush`](Self::flush) before it sleeps. None on the poll(2) backend.
+    pub fn watchable(&self) -> Option<std::os::fd::RawFd> {
+        let engine = self.inner.engine.borrow();
+        engine.backend.as_ref().and_then(|backend| backend.watchable())
+    }
+}
+
+impl fmt::Debug for Proactor {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Proactor")
+            .field("name", &self.inner.shared.name)
+            .field("backend", &self.backend())
+            .finish_non_exhaustive()
+    }
+}
+
+fn check_options(name: &'static str, options: &Options) -> Result<()> {
+    let invalid = |message: String| Err(Error::new(name, ErrorKind::InvalidArgument, message));
+    if options.operations == 0 || options.operations > MAX_OPERATIONS {
+        return invalid(format!("operations must be 1 to {MAX_OPERATIONS}"));
+    }
+    if options.inbox == 0 || options.inbox > 1 << 20 {
+        return invalid("inbox must be 1 to 1048576".into());
+    }
+    if options.descriptors == 0 || options.descriptors > 1 << 20 {
+        return invalid("descriptors must be 1 to 1048576".into());
+    }
+    if options.undelivered == 0 {
+        return invalid("undelivered must be at least 1".into());
+    }
+    if options.helpers > 1024 {
+        return invalid("helpers must be 0 to 1024".into());
+    }
+    if options.sqpoll.is_some_and(|sqpoll| sqpoll.idle < Duration::from_millis(1)) {
+        return invalid("the SQPOLL idle time must be at least 1 ms (0 would mean 1 s)".into());
+    }
+    Ok(())
+}

@@ -1,0 +1,191 @@
+//! The cell a foreign submitter's result arrives in.
+//!
+//! The submitter and the poll owner share one `Arc<Cell>`: the owner puts outcomes in and wakes,
+//! the submitter takes them out. One uncontended lock each way; user code (wakers, drops of
+//! outcomes) runs outside it. A submitter that goes away marks the cell and sets its slot's bit in
+//! the return map, so dropping never blocks on the owner.
+
+use super::inbox::Shared;
+use crate::backend::OpId;
+use crate::engine::descriptors::DescId;
+use crate::engine::{Outcome, Reason};
+use crate::op::Op;
+use std::collections::VecDeque;
+use std::fmt;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::task::{Context, Poll, Waker};
+
+/// What the owner does with a cell it has written to.
+pub(crate) struct Told {
+    pub(crate) waker: Option<Waker>,
+    /// Results that stand in the cell.
+    pub(crate) waiting: usize,
+}
+
+#[derive(Default)]
+struct State {
+    /// Set while the operation is in a slot of the owner's.
+    id: Option<OpId>,
+    results: VecDeque<Outcome>,
+    end: Option<(Option<Op>, Outcome)>,
+    waker: Option<Waker>,
+    abandoned: bool,
+    cancelled: bool,
+    /// The owner paused the operation until results are taken.
+    paused: bool,
+}
+
+/// See the head of this file.
+#[derive(Default)]
+pub(crate) struct Cell(Mutex<State>);
+
+impl Cell {
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    // The owner's side.
+
+    /// The operation has a slot now. False: its submitter is gone, or cancelled it already.
+    pub(crate) fn started(&self, id: OpId) -> bool {
+        let mut state = self.lock();
+        state.id = Some(id);
+        !state.abandoned && !state.cancelled
+    }
+
+    pub(crate) fn is_abandoned(&self) -> bool {
+        self.lock().abandoned
+    }
+
+    /// Adds a result; an abandoned cell hands it back, to be dropped outside every lock.
+    pub(crate) fn give(&self, outcome: Outcome) -> Result<Told, Outcome> {
+        let mut state = self.lock();
+        if state.abandoned {
+            return Err(outcome);
+        }
+        state.results.push_back(outcome);
+        Ok(Told { waiting: state.results.len(), waker: state.waker.take() })
+    }
+
+    /// Merges readiness nobody took yet into the last result.
+    pub(crate) fn merge(&self, bits: i32) -> bool {
+        let mut state = self.lock();
+        match state.results.back_mut() {
+            Some(last) if last.result > 0 => {
+                last.result |= bits;
+                true
+            }
+            _ => false,
+        }
+    }
+
+    pub(crate) fn set_paused(&self) {
+        self.lock().paused = true;
+    }
+
+    /// The end of the operation. An abandoned cell hands it back.
+    pub(crate) fn finish(&self, op: Op, outcome: Outcome) -> Result<Option<Waker>, (Op, Outcome)> {
+        let mut state = self.lock();
+        state.id = None;
+        if state.abandoned {
+            return Err((op, outcome));
+        }
+        state.end = Some((Some(op), outcome));
+        Ok(state.waker.take())
+    }
+
+    /// The end of an operation whose parts had to be leaked.
+    pub(crate) fn lose(&self, outcome: Outcome) -> Option<Waker> {
+        let mut state = self.lock();
+        state.id = None;
+        state.end = Some((None, outcome));
+        state.waker.take()
+    }
+
+    /// The operation was never run: the proactor is gone.
+    pub(crate) fn refuse(&self, op: Op) {
+        let outcome = Outcome::failed(libc::ECANCELED, Reason::Shutdown);
+        if let Ok(Some(waker)) = self.finish(op, outcome) {
+            waker.wake();
+        }
+    }
+
+    // The submitter's side.
+
+    /// The next result, or the end.
+    pub(crate) fn poll(&self, shared: &Shared, cx: &mut Context<'_>) -> Poll<Taken> {
+        let mut state = self.lock();
+        if let Some(outcome) = state.results.pop_front() {
+            let resume = state.paused && state.results.is_empty();
+            let id = state.id;
+            if resume {
+                state.paused = false;
+            }
+            drop(state);
+            if let (true, Some(id)) = (resume, id) {
+                shared.returns.resumes.insert(id.index() as usize);
+                shared.announce();
+            }
+            return Poll::Ready(Taken::Result(outcome));
+        }
+        if let Some((op, outcome)) = state.end.take() {
+            return Poll::Ready(Taken::End(op, outcome));
+        }
+        let stale = match &mut state.waker {
+            Some(waker) if waker.will_wake(cx.waker()) => None,
+            waker => waker.replace(cx.waker().clone()),
+        };
+        drop(state);
+        drop(stale);
+        Poll::Pending
+    }
+
+    /// Asks for the end: by name when it runs, by a mark when it still stands in the inbox.
+    pub(crate) fn cancel(&self) -> Option<OpId> {
+        let mut state = self.lock();
+        state.cancelled = true;
+        state.id
+    }
+
+    /// The submitter goes away.
+    pub(crate) fn abandon(&self, shared: &Shared) {
+        let mut state = self.lock();
+        state.abandoned = true;
+        let id = state.id;
+        let parts = (std::mem::take(&mut state.results), state.end.take(), state.waker.take());
+        drop(state);
+        drop(parts);
+        if let Some(id) = id {
+            shared.returns.operations.insert(id.index() as usize);
+            shared.announce();
+        }
+    }
+}
+
+/// What a submitter took out.
+pub(crate) enum Taken {
+    Result(Outcome),
+    End(Option<Op>, Outcome),
+}
+
+/// A descriptor in the owner's table that belongs to a foreign thread; dropped unclaimed, its
+/// bit in the return map releases it.
+pub struct Adopted {
+    pub(crate) shared: Arc<Shared>,
+    pub(crate) id: DescId,
+}
+
+impl fmt::Debug for Adopted {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Adopted({:?})", self.id)
+    }
+}
+
+impl Drop for Adopted {
+    fn drop(&mut self) {
+        if !self.shared.is_closed() && self.shared.origin.is_here() {
+            self.shared.returns.descriptors.insert(self.id.index as usize);
+            self.shared.announce();
+        }
+    }
+}

@@ -1,0 +1,213 @@
+//! Handles: the proactor from other threads.
+//!
+//! A [`Handle`] is `Send + Sync` and cheap to clone. What it submits goes through the inbox; the
+//! results come back as `Send` futures that any runtime may await. It does not keep the proactor
+//! alive: once that is gone, everything gives a ShutDown error.
+
+use super::cell::{Adopted, Cell};
+use super::inbox::{self, Command, Shared};
+use crate::engine::descriptors::{Class, DescId};
+use crate::engine::{Payload, Reason};
+use crate::error::{Error, Failed, Result};
+use crate::io::request::Request;
+use crate::io::stream::RemoteStream;
+use crate::io::submission::RemoteSubmission;
+use crate::io::{Named, Port, no_descriptor};
+use crate::op::{FromOp, Multishot, Nop, Operation, Timer};
+use crate::proactor::Proactor;
+use std::fmt;
+use std::future::Future;
+use std::os::fd::OwnedFd;
+use std::pin::Pin;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::task::{Context, Poll, Waker};
+use std::time::Instant;
+
+/// See the head of this module.
+#[derive(Clone)]
+pub struct Handle {
+    shared: Arc<Shared>,
+}
+
+impl fmt::Debug for Handle {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Handle({})", self.shared.name)
+    }
+}
+
+impl Handle {
+    pub(crate) fn new(shared: Arc<Shared>) -> Handle {
+        Handle { shared }
+    }
+
+    pub(crate) fn shared(&self) -> &Arc<Shared> {
+        &self.shared
+    }
+
+    /// Makes the poll in progress return, or else the next one, with whatever is there. Many wakes
+    /// before one poll count as one. Async-signal-safe: one atomic word and at most one `write(2)`.
+    pub fn wake(&self) {
+        self.shared.wake();
+    }
+
+    /// Whether the proactor has shut down.
+    pub fn is_closed(&self) -> bool {
+        self.shared.is_closed()
+    }
+
+    /// Runs `f` on the poll thread, inside a poll, with nothing borrowed; its value comes back.
+    pub fn call<T, F>(&self, f: F) -> Call<T>
+    where
+        T: Send + 'static,
+        F: FnOnce(&Proactor) -> T + Send + 'static,
+    {
+        let state = Arc::new(Mutex::new(CallState { value: None, waker: None, over: false }));
+        let answer = Answer(state.clone());
+        let command = Command::Call(Box::new(move |proactor| {
+            let answer = answer;
+            if let Some(proactor) = proactor {
+                let value = f(proactor);
+                answer.lock().value = Some(value);
+            }
+        }));
+        let refused = self.shared.send(command).err().map(|refused| {
+            let (command, error) = refused.into_parts("call", self.shared.capacity());
+            drop(command);
+            error
+        });
+        Call { state, refused }
+    }
+
+    /// A no-op through the ring.
+    pub fn nop(&self) -> Request<Handle, Nop> {
+        Request::new(self, Nop)
+    }
+
+    /// Completes at an instant.
+    pub fn sleep_until(&self, at: Instant) -> Request<Handle, Timer> {
+        Request::new(self, Timer::at(at))
+    }
+
+    fn send<O: Operation>(&self, op: O, deadline_ns: Option<u64>) -> Result<Arc<Cell>, Failed<O>> {
+        let cell = Arc::new(Cell::default());
+        let command = Command::Submit { op: op.into(), deadline_ns, cell: cell.clone() };
+        let Err(refused) = self.shared.send(command) else { return Ok(cell) };
+        let (command, error) = refused.into_parts("submit", self.shared.capacity());
+        let error = if self.shared.origin.is_here() { error } else { inbox::forked("submit") };
+        match command {
+            Command::Submit { op, .. } => Err(Failed::new(error, O::from_op(op))),
+            Command::Call(_) => Err(Failed::lost(error)),
+        }
+    }
+
+    pub(crate) fn cancel_cell(&self, cell: &Cell) {
+        if let Some(id) = cell.cancel() {
+            // Refused only when the proactor is gone (then the operation has ended) or the inbox
+            // is full; the mark in the cell is not enough then, so the waiting call is dropped.
+            drop(self.call(move |io| io.inner().with("cancel", |e| e.cancel(id, Reason::User))));
+        }
+    }
+}
+
+impl Named for Arc<Adopted> {
+    fn desc(&self) -> DescId {
+        self.id
+    }
+}
+
+impl Port for Handle {
+    type Descriptor = Arc<Adopted>;
+    type Submission<O: Operation> = RemoteSubmission<O>;
+    type Stream<O: Multishot> = RemoteStream<O>;
+
+    fn submit<O: Operation>(
+        &self,
+        op: O,
+        deadline_ns: Option<u64>,
+    ) -> Result<RemoteSubmission<O>, Failed<O>> {
+        let cell = self.send(op, deadline_ns)?;
+        Ok(RemoteSubmission::new(self.clone(), cell))
+    }
+
+    fn submit_many<O: Multishot>(
+        &self,
+        op: O,
+        deadline_ns: Option<u64>,
+    ) -> Result<RemoteStream<O>, Failed<O>> {
+        let cell = self.send(op, deadline_ns)?;
+        Ok(RemoteStream::new(self.clone(), cell))
+    }
+
+    fn adopt(&self, name: &'static str, payload: Payload) -> Result<Arc<Adopted>> {
+        match payload {
+            Payload::Adopted(adopted) => Ok(Arc::new(adopted)),
+            _ => Err(no_descriptor(name)),
+        }
+    }
+
+    async fn place(&self, name: &'static str, fd: OwnedFd, class: Class) -> Result<Arc<Adopted>> {
+        let shared = self.shared.clone();
+        self.call(move |io| {
+            let adopted = io.inner().with(name, |engine| engine.adopt(name, fd, class))?;
+            let id = adopted.map_err(|(error, _closed)| error)?;
+            Ok(Arc::new(Adopted { shared, id }))
+        })
+        .await?
+    }
+
+    fn wants_nonblocking(&self) -> bool {
+        self.shared.is_readiness()
+    }
+}
+
+struct CallState<T> {
+    value: Option<T>,
+    waker: Option<Waker>,
+    over: bool,
+}
+
+/// Tells the caller when it is dropped: after the call ran, panicked, or never will.
+struct Answer<T>(Arc<Mutex<CallState<T>>>);
+
+impl<T> Answer<T> {
+    fn lock(&self) -> MutexGuard<'_, CallState<T>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl<T> Drop for Answer<T> {
+    fn drop(&mut self) {
+        let mut state = self.lock();
+        state.over = true;
+        let waker = state.waker.take();
+        drop(state);
+        if let Some(waker) = waker {
+            waker.wake();
+        }
+    }
+}
+
+/// The value of something that runs on the poll thread. Dropping it does not call it back.
+pub struct Call<T> {
+    state: Arc<Mutex<CallState<T>>>,
+    refused: Option<Error>,
+}
+
+impl<T> Future for Call<T> {
+    type Output = Result<T>;
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Result<T>> {
+        if let Some(error) = self.refused.take() {
+            return Poll::Ready(Err(error));
+        }
+        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(value) = state.value.take() {
+            return Poll::Ready(Ok(value));
+        }
+        if state.over {
+            return Poll::Ready(Err(inbox::gone("call")));
+        }
+        state.waker = Some(cx.waker().clone());
+        Poll::Pending
+    }
+}

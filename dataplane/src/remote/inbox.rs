@@ -1,0 +1,215 @@
+//! The inbox: everything other threads bring to the poll owner.
+//!
+//! A bounded lock-free queue carries submissions and calls; beside it bit maps carry what must
+//! never fail, block or allocate: dropped handles, pools, registrations and submissions. Whoever
+//! queued something announces it on the [`WakeWord`] and rings the bell only when the owner said
+//! that it is going to sleep.
+//!
+//! The queue closes when the proactor is gone: what is still in it is dropped without being run,
+//! its waiters are told.
+
+use super::cell::Cell;
+use super::waker::{Bell, WakeWord};
+use crate::backend::OpId;
+use crate::engine::slots::MAX_SLOTS;
+use crate::error::{Error, ErrorKind};
+use crate::op::Op;
+use crate::proactor::Proactor;
+use crate::sys::fork::Origin;
+use crossbeam_queue::ArrayQueue;
+use regions::IndexSet;
+use std::io;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread::ThreadId;
+
+/// What a foreign thread asks for.
+pub(crate) enum Command {
+    /// Run this operation; the cell is told.
+    Submit { op: Op, deadline_ns: Option<u64>, cell: Arc<Cell> },
+    /// Run this on the poll thread, between two waits, with nothing borrowed.
+    Call(Box<dyn FnOnce(Option<&Proactor>) + Send>),
+}
+
+/// Why a command was not taken.
+pub(crate) enum Refused {
+    Full(Command),
+    Closed(Command),
+}
+
+impl Refused {
+    /// The command back, and the reason as an error of `operation`.
+    pub(crate) fn into_parts(self, operation: &'static str, capacity: usize) -> (Command, Error) {
+        match self {
+            Refused::Full(command) => {
+                let message = format!(
+                    "the inbox holds {capacity} submissions already; try again after a poll, or \
+                     raise Options::inbox"
+                );
+                (command, Error::new(operation, ErrorKind::Exhausted, message))
+            }
+            Refused::Closed(command) => (command, gone(operation)),
+        }
+    }
+}
+
+/// The error of everything that outlived its proactor.
+pub(crate) fn gone(operation: &'static str) -> Error {
+    Error::new(operation, ErrorKind::ShutDown, "the proactor is gone; make another")
+}
+
+/// The error of everything called in a forked child.
+pub(crate) fn forked(operation: &'static str) -> Error {
+    let message = "this process was forked from the one that made the proactor; make another";
+    Error::new(operation, ErrorKind::Forked, message)
+}
+
+/// Things dropped elsewhere, one bit each.
+pub(crate) struct Returns {
+    pub(crate) operations: IndexSet,
+    pub(crate) resumes: IndexSet,
+    pub(crate) descriptors: IndexSet,
+    pub(crate) pools: IndexSet,
+    pub(crate) registrations: IndexSet,
+}
+
+/// What the poll owner shares with every other thread.
+pub(crate) struct Shared {
+    queue: ArrayQueue<Command>,
+    word: WakeWord,
+    pub(crate) bell: Bell,
+    pub(crate) returns: Returns,
+    helped: Mutex<Vec<(OpId, i32)>>,
+    has_helped: AtomicBool,
+    closed: AtomicBool,
+    /// The backend works by readiness: sockets are made non-blocking.
+    readiness: AtomicBool,
+    pub(crate) origin: Origin,
+    pub(crate) owner: ThreadId,
+    pub(crate) name: String,
+}
+
+impl Shared {
+    pub(crate) fn new(name: &str, capacity: usize, descriptors: usize) -> io::Result<Shared> {
+        Ok(Shared {
+            queue: ArrayQueue::new(capacity.max(1)),
+            word: WakeWord::new(),
+            bell: Bell::new()?,
+            returns: Returns {
+                operations: IndexSet::empty(MAX_SLOTS),
+                resumes: IndexSet::empty(MAX_SLOTS),
+                descriptors: IndexSet::empty(descriptors),
+                pools: IndexSet::empty(1 << 16),
+                registrations: IndexSet::empty(crate::engine::registry::MAX_REGISTRATIONS),
+            },
+            helped: Mutex::new(Vec::new()),
+            has_helped: AtomicBool::new(false),
+            closed: AtomicBool::new(false),
+            readiness: AtomicBool::new(false),
+            origin: Origin::here()?,
+            owner: std::thread::current().id(),
+            name: name.to_owned(),
+        })
+    }
+
+    pub(crate) fn is_readiness(&self) -> bool {
+        self.readiness.load(Ordering::Relaxed)
+    }
+
+    pub(crate) fn set_readiness(&self) {
+        self.readiness.store(true, Ordering::Relaxed);
+    }
+
+    pub(crate) fn capacity(&self) -> usize {
+        self.queue.capacity()
+    }
+
+    pub(crate) fn is_closed(&self) -> bool {
+        self.closed.load(Ordering::Acquire)
+    }
+
+    /// Queues a command and wakes the owner if it sleeps.
+    pub(crate) fn send(&self, command: Command) -> Result<(), Refused> {
+        if self.is_closed() || !self.origin.is_here() {
+            return Err(Refused::Closed(command));
+        }
+        self.queue.push(command).map_err(Refused::Full)?;
+        self.announce();
+        // The proactor may have closed between the check and the push: then nobody drains but us.
+        if self.is_closed() {
+            self.discard();
+        }
+        Ok(())
+    }
+
+    /// Something stands ready for the owner (queue, bit map or helper result).
+    pub(crate) fn announce(&self) {
+        if self.word.announce() {
+            self.ring();
+        }
+    }
+
+    /// Makes the poll in progress, or the next one, return. Async-signal-safe.
+    pub(crate) fn wake(&self) {
+        if self.word.request_wake() {
+            self.ring();
+        }
+    }
+
+    fn ring(&self) {
+        if self.origin.is_here() {
+            // A bell that cannot ring has no descriptor any more: nobody is left to wake.
+            let _ = self.bell.ring();
+        }
+    }
+
+    /// A helper thread finished an operation's call.
+    pub(crate) fn helped(&self, id: OpId, result: i32) {
+        self.helped.lock().unwrap_or_else(PoisonError::into_inner).push((id, result));
+        self.has_helped.store(true, Ordering::Release);
+        self.announce();
+    }
+
+    // The owner's side.
+
+    pub(crate) fn observe(&self) -> u64 {
+        self.word.observe()
+    }
+
+    pub(crate) fn arm(&self, seen: u64) -> bool {
+        self.word.arm(seen)
+    }
+
+    pub(crate) fn take_wake(&self) -> bool {
+        self.word.take_wake()
+    }
+
+    pub(crate) fn receive(&self) -> Option<Command> {
+        self.queue.pop()
+    }
+
+    pub(crate) fn is_empty(&self) -> bool {
+        self.queue.is_empty()
+    }
+
+    pub(crate) fn take_helped(&self, into: &mut Vec<(OpId, i32)>) {
+        if self.has_helped.swap(false, Ordering::Acquire) {
+            into.append(&mut self.helped.lock().unwrap_or_else(PoisonError::into_inner));
+        }
+    }
+
+    /// No command is taken any more; what is queued is dropped and its waiters told.
+    pub(crate) fn close(&self) {
+        self.closed.store(true, Ordering::SeqCst);
+        self.discard();
+    }
+
+    fn discard(&self) {
+        while let Some(command) = self.queue.pop() {
+            match command {
+                Command::Submit { op, cell, .. } => cell.refuse(op),
+                Command::Call(call) => call(None),
+            }
+        }
+    }
+}

@@ -1,0 +1,9 @@
+//! Other threads: the inbox, the waker, handles, and the cells their results arrive in.
+
+#[cfg(not(loom))]
+pub(crate) mod cell;
+#[cfg(not(loom))]
+pub(crate) mod handle;
+#[cfg(not(loom))]
+pub(crate) mod inbox;
+pub(crate) mod waker;
