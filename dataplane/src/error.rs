@@ -77,9 +77,13 @@ impl ErrorKind {
     }
 }
 
-/// What went wrong: operation, kind, errno, and a sentence.
+/// What went wrong: operation, kind, errno, and a sentence. One word wide: results stay small, and
+/// only an error allocates.
 #[derive(Clone, PartialEq, Eq)]
-pub struct Error {
+pub struct Error(Box<Parts>);
+
+#[derive(Clone, PartialEq, Eq)]
+struct Parts {
     operation: &'static str,
     kind: ErrorKind,
     errno: Option<i32>,
@@ -90,18 +94,20 @@ pub struct Error {
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
 impl Error {
+    #[cold]
     pub(crate) fn new(
         operation: &'static str,
         kind: ErrorKind,
         message: impl Into<Cow<'static, str>>,
     ) -> Error {
-        Error { operation, kind, errno: None, message: message.into() }
+        Error(Box::new(Parts { operation, kind, errno: None, message: message.into() }))
     }
 
     /// From an errno the kernel returned for `operation`.
+    #[cold]
     pub(crate) fn from_errno(operation: &'static str, errno: i32) -> Error {
         let kind = ErrorKind::from_errno(errno);
-        Error { operation, kind, errno: Some(errno), message: Cow::Borrowed("") }
+        Error(Box::new(Parts { operation, kind, errno: Some(errno), message: Cow::Borrowed("") }))
     }
 
     pub(crate) fn from_io(operation: &'static str, error: &io::Error) -> Error {
@@ -112,53 +118,53 @@ impl Error {
     }
 
     pub(crate) fn with_kind(mut self, kind: ErrorKind) -> Error {
-        self.kind = kind;
+        self.0.kind = kind;
         self
     }
 
     pub(crate) fn with_message(mut self, message: impl Into<Cow<'static, str>>) -> Error {
-        self.message = message.into();
+        self.0.message = message.into();
         self
     }
 
     /// The operation that failed, in one or two words.
     pub fn operation(&self) -> &'static str {
-        self.operation
+        self.0.operation
     }
 
     /// The kind of failure.
     pub fn kind(&self) -> ErrorKind {
-        self.kind
+        self.0.kind
     }
 
     /// The kernel's errno, raw, when one was involved.
     pub fn errno(&self) -> Option<i32> {
-        self.errno
+        self.0.errno
     }
 
     /// The sentence that names the limit and the next step; empty when the errno says it all.
     pub fn message(&self) -> &str {
-        &self.message
+        &self.0.message
     }
 }
 
 impl fmt::Display for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}: ", self.operation)?;
-        match (self.message.is_empty(), self.errno) {
-            (false, None) => f.write_str(&self.message),
+        write!(f, "{}: ", self.0.operation)?;
+        match (self.0.message.is_empty(), self.0.errno) {
+            (false, None) => f.write_str(&self.0.message),
             (false, Some(errno)) => {
-                write!(f, "{} ({})", self.message, io::Error::from_raw_os_error(errno))
+                write!(f, "{} ({})", self.0.message, io::Error::from_raw_os_error(errno))
             }
             (true, Some(errno)) => write!(f, "{}", io::Error::from_raw_os_error(errno)),
-            (true, None) => write!(f, "{:?}", self.kind),
+            (true, None) => write!(f, "{:?}", self.0.kind),
         }
     }
 }
 
 impl fmt::Debug for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "Error({:?}, {self})", self.kind)
+        write!(f, "Error({:?}, {self})", self.0.kind)
     }
 }
 
@@ -172,13 +178,14 @@ impl From<regions::RegionError> for Error {
             K::Unavailable => ErrorKind::Unavailable,
             _ => ErrorKind::InvalidArgument,
         };
-        Error { operation: error.operation, kind, errno: error.errno, message: error.message }
+        let (operation, errno, message) = (error.operation, error.errno, error.message);
+        Error(Box::new(Parts { operation, kind, errno, message }))
     }
 }
 
 impl From<Error> for io::Error {
     fn from(error: Error) -> io::Error {
-        let kind = match error.kind {
+        let kind = match error.kind() {
             ErrorKind::InvalidArgument => io::ErrorKind::InvalidInput,
             ErrorKind::NotFound => io::ErrorKind::NotFound,
             ErrorKind::TimedOut => io::ErrorKind::TimedOut,
@@ -211,7 +218,7 @@ impl<O> Failed<O> {
 
     /// The kind of failure.
     pub fn kind(&self) -> ErrorKind {
-        self.error.kind
+        self.error.kind()
     }
 
     /// Gives up the operation and takes the reason.

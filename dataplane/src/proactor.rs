@@ -17,6 +17,7 @@ use crate::capability::Capabilities;
 use crate::engine::deadlines::{Deadlines, instant_to_ns, now_ns};
 use crate::engine::report::{Counters, InFlight, Stats};
 use crate::engine::shutdown::Leaked;
+use crate::engine::slots::most_slots;
 use crate::engine::table::Table;
 use crate::engine::turn::{Next, Ready};
 use crate::engine::{Engine, Reason};
@@ -26,7 +27,7 @@ use crate::options::{Backend, MAX_OPERATIONS, Options};
 use crate::remote::handle::Handle;
 use crate::remote::inbox::{self, Shared};
 use crate::sys::helpers::Helpers;
-use std::cell::{Cell, RefCell};
+use std::cell::{Cell, RefCell, RefMut};
 use std::collections::VecDeque;
 use std::fmt;
 use std::future::Future;
@@ -34,7 +35,6 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Poll, Wake, Waker};
-use std::thread::ThreadId;
 use std::time::{Duration, Instant};
 
 /// How long a [`Proactor::poll`] may last. An instant, so that retries do not drift.
@@ -108,7 +108,16 @@ impl Drop for Polling<'_> {
 struct LoopWaker {
     woken: AtomicBool,
     shared: Arc<Shared>,
-    owner: ThreadId,
+    owner: usize,
+}
+
+thread_local! {
+    static HERE: u8 = const { 0 };
+}
+
+/// Names the calling thread for as long as it runs: the address of a thread-local.
+fn this_thread() -> usize {
+    HERE.with(|here| std::ptr::from_ref(here) as usize)
 }
 
 impl Wake for LoopWaker {
@@ -118,7 +127,7 @@ impl Wake for LoopWaker {
 
     fn wake_by_ref(self: &Arc<Self>) {
         self.woken.store(true, Ordering::Release);
-        if std::thread::current().id() != self.owner {
+        if this_thread() != self.owner {
             self.shared.wake();
         }
     }
@@ -132,13 +141,18 @@ impl Inner {
         name: &'static str,
         f: impl FnOnce(&mut Engine) -> R,
     ) -> Result<R> {
+        self.enter(name).map(|mut engine| f(&mut engine))
+    }
+
+    /// The engine, unless this is a forked child.
+    #[inline]
+    pub(crate) fn enter(&self, name: &'static str) -> Result<RefMut<'_, Engine>> {
         if !self.shared.origin.is_here() {
             return Err(inbox::forked(name));
         }
-        match self.engine.try_borrow_mut() {
-            Ok(mut engine) => Ok(f(&mut engine)),
-            Err(_) => Err(Error::new(name, ErrorKind::Busy, "the engine is busy")),
-        }
+        self.engine
+            .try_borrow_mut()
+            .map_err(|_| Error::new(name, ErrorKind::Busy, "the engine is busy"))
     }
 
     /// The handle of an operation is gone.
@@ -149,7 +163,15 @@ impl Inner {
     }
 
     /// Runs user code for everything on the fire list.
+    #[inline]
     fn fire_all(self: &Rc<Self>) {
+        if self.engine.borrow().fire.is_empty() {
+            return;
+        }
+        self.fire_each();
+    }
+
+    fn fire_each(self: &Rc<Self>) {
         loop {
             let next = self.engine.borrow_mut().next();
             match next {
@@ -240,7 +262,9 @@ impl Proactor {
     pub fn with(options: Options) -> Result<Proactor> {
         const NAME: &str = "make a proactor";
         check_options(NAME, &options)?;
-        let shared = Shared::new(&options.name, options.inbox, options.descriptors)
+        let bound = options.operations.next_power_of_two();
+        let slots = most_slots(bound);
+        let shared = Shared::new(&options.name, options.inbox, slots, options.descriptors)
             .map_err(|error| Error::from_io(NAME, &error))?;
         let shared = Arc::new(shared);
         if let Some(cpu) = options.cpu {
@@ -252,14 +276,13 @@ impl Proactor {
         if backend.choice() != Backend::IoUring {
             shared.set_readiness();
         }
-        let bound = options.operations.next_power_of_two();
         let helpers = Helpers::new(&options.name, options.helpers);
         let mut table = Table::new(bound, options.descriptors, helpers, shared.clone());
         table.capabilities = backend.capabilities();
         let self_waker = Waker::from(Arc::new(LoopWaker {
             woken: AtomicBool::new(false),
             shared: shared.clone(),
-            owner: shared.owner,
+            owner: this_thread(),
         }));
         let engine = Engine {
             table,
@@ -275,6 +298,8 @@ impl Proactor {
             fallback,
             poisoned: false,
             draining: false,
+            swept: u64::MAX,
+            commands_left: false,
             self_waker,
         };
         let inner = Rc::new(Inner {
@@ -335,13 +360,14 @@ impl Proactor {
         self.turns(wanted)
     }
 
+    #[inline(always)]
     fn turns(&self, wanted: Until) -> Result<usize> {
         let inner = &self.inner;
         let before = inner.engine.borrow().counters.delivered;
         let mut woken = false;
         loop {
             let seen = inner.shared.observe();
-            inner.engine.borrow_mut().sweep();
+            inner.engine.borrow_mut().sweep(seen);
             inner.fire_all();
             woken |= inner.shared.take_wake();
             let delivered = inner.engine.borrow().counters.delivered - before;
@@ -402,7 +428,7 @@ impl Proactor {
     pub fn block_on<F: Future>(&self, future: F) -> Result<F::Output> {
         let mut future = std::pin::pin!(future);
         let shared = self.inner.shared.clone();
-        let owner = shared.owner;
+        let owner = this_thread();
         let state = Arc::new(LoopWaker { woken: AtomicBool::new(true), shared, owner });
         let waker = Waker::from(state.clone());
         let mut cx = Context::from_waker(&waker);

@@ -31,6 +31,7 @@ use crate::options::{Backend as Choice, Options};
 use crate::remote::inbox::Shared;
 use std::fmt;
 use std::io;
+use std::ops::{Deref, DerefMut};
 use std::os::fd::RawFd;
 use std::sync::Arc;
 
@@ -204,28 +205,84 @@ pub(crate) enum RegisterError {
     Unavailable,
 }
 
+/// The backend of one proactor. The one with the shortest path is called without a table in
+/// between, so that handing over an operation is inlined.
+pub(crate) enum AnyBackend {
+    Uring(Box<uring::Uring>),
+    Other(Box<dyn Backend>),
+}
+
+impl AnyBackend {
+    #[inline]
+    pub(crate) fn push(&mut self, id: OpId, table: &mut Table) {
+        match self {
+            AnyBackend::Uring(uring) => uring.push(id, table),
+            AnyBackend::Other(other) => other.push(id, table),
+        }
+    }
+}
+
+impl AnyBackend {
+    /// Flat on purpose, like everything between `poll` and the system call: processors that
+    /// forget their return addresses in the kernel mispredict every return on the way back.
+    #[inline(always)]
+    pub(crate) fn wait_flat(
+        &mut self,
+        until: Until,
+        table: &mut Table,
+        out: &mut Vec<Event>,
+    ) -> Result<(), Fatal> {
+        match self {
+            AnyBackend::Uring(uring) => uring.wait_flat(until, table, out),
+            AnyBackend::Other(other) => other.wait(until, table, out),
+        }
+    }
+}
+
+impl Deref for AnyBackend {
+    type Target = dyn Backend;
+    fn deref(&self) -> &(dyn Backend + 'static) {
+        match self {
+            AnyBackend::Uring(uring) => &**uring,
+            AnyBackend::Other(other) => &**other,
+        }
+    }
+}
+
+impl DerefMut for AnyBackend {
+    fn deref_mut(&mut self) -> &mut (dyn Backend + 'static) {
+        match self {
+            AnyBackend::Uring(uring) => &mut **uring,
+            AnyBackend::Other(other) => &mut **other,
+        }
+    }
+}
+
 /// Makes the backend that the options ask for; with `auto`, io_uring where the kernel lets us,
 /// else the readiness backend. The second value says why it is not io_uring.
 pub(crate) fn open(
     options: &Options,
     shared: &Arc<Shared>,
-) -> io::Result<(Box<dyn Backend>, Option<String>)> {
-    let made: (Box<dyn Backend>, Option<String>) = match options.backend {
-        Choice::IoUring => (Box::new(uring::Uring::new(options, shared)?), None),
-        Choice::Epoll | Choice::Poll => (Box::new(ready::Ready::new(options, shared)?), None),
-        Choice::Auto => match uring::Uring::new(options, shared) {
-            Ok(uring) => (Box::new(uring), None),
-            Err(why) => {
-                let epoll = Options { backend: Choice::Epoll, ..options.clone() };
-                (Box::new(ready::Ready::new(&epoll, shared)?), Some(why.to_string()))
-            }
+) -> io::Result<(AnyBackend, Option<String>)> {
+    let ready = |choice| -> io::Result<AnyBackend> {
+        let options = Options { backend: choice, ..options.clone() };
+        Ok(AnyBackend::Other(Box::new(ready::Ready::new(&options, shared)?)))
+    };
+    let uring = || uring::Uring::new(options, shared).map(|u| AnyBackend::Uring(Box::new(u)));
+    let (backend, why) = match options.backend {
+        Choice::IoUring => (uring()?, None),
+        Choice::Epoll | Choice::Poll => (ready(options.backend)?, None),
+        Choice::Auto => match uring() {
+            Ok(uring) => (uring, None),
+            Err(why) => (ready(Choice::Epoll)?, Some(why.to_string())),
         },
     };
-    let (backend, why) = made;
-    Ok(match options.faults {
-        Some(seed) => (Box::new(faulty::Faulty::new(backend, seed)), why),
-        None => (backend, why),
-    })
+    let Some(seed) = options.faults else { return Ok((backend, why)) };
+    let inner: Box<dyn Backend> = match backend {
+        AnyBackend::Uring(uring) => uring,
+        AnyBackend::Other(other) => other,
+    };
+    Ok((AnyBackend::Other(Box::new(faulty::Faulty::new(inner, seed))), why))
 }
 
 /// The capabilities of the readiness backend: everything it emulates is honest work, nothing the

@@ -70,7 +70,7 @@ impl Engine {
 
     fn close_number(&mut self, number: RawFd, closer: u32, index: u32) {
         if closer != NONE {
-            if let Some(Op::Close(close)) = self.table.slots.at(closer).op.as_mut() {
+            if let Some(Op::Close(close)) = self.table.slots.op(closer) {
                 close.number = number;
             }
             return self.launch(closer);

@@ -11,15 +11,44 @@ use super::descriptors::Class;
 use super::slots::{NONE, Notify, State};
 use super::{Engine, Fire, Outcome, Payload, Reason};
 use crate::backend::{BUFFER, COPIED, Event, Kind, MORE, NOTIFICATION, OpId};
-use crate::op::{Advance, Op};
+use crate::op::{Advance, Forms, Op, Shape, Stored};
 use crate::remote::cell::{Adopted, Cell};
 use crate::sys::calls;
 use std::os::fd::{FromRawFd, OwnedFd};
 use std::sync::Arc;
 
+/// Results of an operation that was asked to end.
+fn was_asked(result: i32) -> bool {
+    matches!(-result, libc::ECANCELED | libc::EINTR | libc::EAGAIN | libc::ENOBUFS)
+}
+
 impl Engine {
-    /// One event of the backend, or of our own.
+    /// The whole way of a plain operation whose result nobody waits for yet, which is most of a
+    /// loop's events: kept small enough to be inlined. False: it is another kind of event.
     #[inline]
+    pub(crate) fn on_plain(&mut self, event: &Event) -> bool {
+        let id = event.op();
+        let Some(slot) = self.table.slots.find(id) else { return false };
+        let plain = event.kind() == Kind::Operation as u8
+            && event.flags == 0
+            && event.result >= 0
+            && slot.shape == Shape::Plain
+            && slot.owed == 1
+            && !slot.abandoned
+            && !slot.has_deadline
+            && matches!(slot.notify, Notify::Nobody);
+        if plain {
+            slot.owed = 0;
+            slot.result = event.result;
+            slot.reason = Reason::Kernel;
+            slot.state = State::Done;
+            self.in_flight -= 1;
+            self.counters.delivered += 1;
+        }
+        plain
+    }
+
+    /// One event of the backend, or of our own.
     pub(crate) fn on_event(&mut self, event: Event) {
         if event.kind() == Kind::Operation as u8 {
             return self.on_operation(event);
@@ -52,10 +81,14 @@ impl Engine {
         if event.flags & MORE == 0 {
             slot.owed -= 1;
         }
-        if slot.is_multishot {
-            self.on_multishot(index, event)
-        } else {
-            self.on_result(index, event)
+        match slot.shape {
+            Shape::Plain if event.result >= 0 => {
+                slot.result = event.result;
+                slot.settled = true;
+                self.finish(index);
+            }
+            Shape::Plain | Shape::Ordinary => self.on_result(index, event),
+            Shape::Multishot => self.on_multishot(index, event),
         }
     }
 
@@ -63,7 +96,7 @@ impl Engine {
         let slot = self.table.slots.at(index);
         slot.owed -= 1;
         let over = slot.owed == 0 && slot.settled;
-        if let Some(op) = slot.op.as_mut() {
+        if let Some(op) = self.table.slots.body(index).op.as_mut() {
             op.notified(copied);
             if let Some(found) = op.desc().and_then(|desc| self.table.descriptors.find(desc)) {
                 found.policy.reported(copied);
@@ -81,9 +114,12 @@ impl Engine {
 
     #[inline]
     fn on_result(&mut self, index: u32, event: Event) {
-        let slot = self.table.slots.at(index);
+        let (slot, body, _) = self.table.slots.parts(index);
         let own = slot.reason == Reason::Kernel;
-        let Some(op) = slot.op.as_mut() else { return };
+        let Some(op) = body.op.as_mut() else {
+            // A plain operation the backend kept no copy of: its result is as it is.
+            return self.settle(index, event.result, 0);
+        };
         let retry = event.result == -libc::EINTR || event.result == -libc::EAGAIN;
         if retry && own {
             return self.launch(index);
@@ -101,16 +137,15 @@ impl Engine {
     /// The result of a one-shot operation, or the end of a multishot one, is known.
     #[inline]
     fn settle(&mut self, index: u32, result: i32, flags: u32) {
-        let slot = self.table.slots.at(index);
+        let (slot, body, _) = self.table.slots.parts(index);
         slot.result = result;
         slot.settled = true;
         let owed = slot.owed;
         let desc = slot.desc;
-        let source = slot.op.as_ref().and_then(Op::source);
-        let pool = slot.op.as_ref().and_then(Op::pool);
+        let source = body.op.as_ref().and_then(|op| op.source());
+        let pool = body.op.as_ref().and_then(|op| op.pool());
         let payload = self.payload(index, result, flags);
-        let slot = self.table.slots.at(index);
-        slot.outcome = Some(Outcome::new(result, Reason::Kernel, payload));
+        self.table.slots.body(index).payload = payload;
         if desc != NONE {
             self.note_death(desc, result);
             self.leave_lane(index);
@@ -140,8 +175,8 @@ impl Engine {
 
     /// Owns what a result brought, at once: whatever happens next, nothing leaks.
     fn payload(&mut self, index: u32, result: i32, flags: u32) -> Payload {
-        let (slot, scratch) = self.table.slots.parts(index);
-        let Some(op) = slot.op.as_mut() else { return Payload::None };
+        let (slot, body, scratch) = self.table.slots.parts(index);
+        let Some(op) = body.op.as_mut() else { return Payload::None };
         if let Some(pool) = op.pool() {
             return self.pool_payload(index, pool, result, flags);
         }
@@ -180,7 +215,7 @@ impl Engine {
         flags: u32,
     ) -> Payload {
         let bytes = result.max(0) as usize;
-        let held = match self.table.slots.at(index).op.as_mut() {
+        let held = match self.table.slots.op(index) {
             Some(Op::RecvPool(op)) => op.arm.held.take(),
             Some(Op::RecvMany(op)) => op.arm.held.take(),
             _ => None,
@@ -211,7 +246,7 @@ impl Engine {
 
     fn on_multishot(&mut self, index: u32, event: Event) {
         let result = event.result;
-        let is_receive = matches!(self.table.slots.at(index).op, Some(Op::RecvMany(_)));
+        let is_receive = matches!(self.table.slots.op(index), Some(Op::RecvMany(_)));
         let end_of_stream = is_receive && result == 0 && !self.is_datagram(index);
         if result >= 0 && !end_of_stream {
             let payload = self.payload(index, result, event.flags);
@@ -220,7 +255,7 @@ impl Engine {
         if event.flags & MORE != 0 {
             return;
         }
-        let slot = self.table.slots.at(index);
+        let (slot, body, _) = self.table.slots.parts(index);
         let own = slot.reason == Reason::Kernel;
         let paused_here = slot.cancel_sent && result == -libc::ECANCELED;
         let goes_on = match -result {
@@ -230,7 +265,7 @@ impl Engine {
             libc::ECONNABORTED | libc::EMFILE | libc::ENFILE => false,
             _ => paused_here,
         };
-        let paused = slot.backlog.as_ref().is_some_and(|backlog| backlog.paused);
+        let paused = body.backlog.as_ref().is_some_and(|backlog| backlog.paused);
         match (goes_on, own) {
             (true, true) if paused => self.table.slots.at(index).state = State::Parked,
             (true, true) if result == -libc::ENOBUFS => self.park_dry(index),
@@ -247,9 +282,9 @@ impl Engine {
     fn deliver(&mut self, index: u32, outcome: Outcome) {
         self.counters.delivered += 1;
         let limit = self.options.undelivered;
-        let slot = self.table.slots.at(index);
+        let (slot, body, _) = self.table.slots.parts(index);
         let id = OpId::new(index, slot.generation);
-        let is_poll = matches!(slot.op, Some(Op::PollMany(_)));
+        let is_poll = matches!(body.op, Some(Op::PollMany(_)));
         if slot.abandoned {
             return self.fire.push_back(Fire::Drop(Box::new(outcome)));
         }
@@ -260,7 +295,7 @@ impl Engine {
                 return self.deliver_to_cell(index, &cell, outcome, is_poll);
             }
             notify => {
-                let backlog = slot.backlog.get_or_insert_default();
+                let backlog = body.backlog.get_or_insert_default();
                 match backlog.results.back_mut() {
                     Some(last) if is_poll => last.result |= outcome.result,
                     _ => backlog.results.push_back(outcome),
@@ -294,8 +329,8 @@ impl Engine {
 
     /// Ends the kernel's part of a multishot operation until its results are taken.
     fn pause(&mut self, index: u32) {
-        let slot = self.table.slots.at(index);
-        let backlog = slot.backlog.get_or_insert_default();
+        let (slot, body, _) = self.table.slots.parts(index);
+        let backlog = body.backlog.get_or_insert_default();
         if std::mem::replace(&mut backlog.paused, true) {
             return;
         }
@@ -310,8 +345,8 @@ impl Engine {
 
     /// Results were taken: a paused multishot operation goes on.
     pub(crate) fn resume(&mut self, index: u32) {
-        let slot = self.table.slots.at(index);
-        let Some(backlog) = &mut slot.backlog else { return };
+        let (slot, body, _) = self.table.slots.parts(index);
+        let Some(backlog) = &mut body.backlog else { return };
         let was_paused = std::mem::take(&mut backlog.paused);
         if was_paused && slot.state == State::Parked && slot.reason == Reason::Kernel {
             self.launch(index);
@@ -324,19 +359,26 @@ impl Engine {
         self.in_flight -= 1;
         self.counters.delivered += 1;
         let slot = self.table.slots.at(index);
-        let asked =
-            matches!(-slot.result, libc::ECANCELED | libc::EINTR | libc::EAGAIN | libc::ENOBUFS);
-        let reason = if asked { slot.reason } else { Reason::Kernel };
-        if let Some(outcome) = &mut slot.outcome {
-            outcome.reason = reason;
+        if slot.result >= 0 || !was_asked(slot.result) {
+            slot.reason = Reason::Kernel;
         }
         slot.state = State::Done;
         if std::mem::take(&mut slot.has_deadline) {
             self.deadlines.remove(index);
         }
         let slot = self.table.slots.at(index);
+        if matches!(slot.notify, Notify::Nobody) {
+            if slot.abandoned {
+                self.fire.push_back(Fire::Finish(index));
+            }
+            return;
+        }
+        self.tell(index);
+    }
+
+    fn tell(&mut self, index: u32) {
+        let slot = self.table.slots.at(index);
         match std::mem::replace(&mut slot.notify, Notify::Nobody) {
-            Notify::Nobody if slot.abandoned => self.fire.push_back(Fire::Finish(index)),
             Notify::Nobody => {}
             Notify::Waker(waker) => self.fire.push_back(Fire::Wake(waker)),
             Notify::Cell(cell) => self.finish_cell(index, &cell),
@@ -348,25 +390,40 @@ impl Engine {
     }
 
     fn finish_cell(&mut self, index: u32, cell: &Arc<Cell>) {
-        let (Some(op), Some(outcome)) = self.take_finished(index) else { return };
+        let (Some(op), outcome) = self.take_finished::<Op>(index) else { return };
         match cell.finish(op, outcome) {
             Ok(waker) => self.fire.extend(waker.map(Fire::Wake)),
             Err(parts) => self.fire.push_back(Fire::Drop(Box::new(parts))),
         }
     }
 
+    /// As [`take_finished`](Self::take_finished), for an operation that brings nothing.
+    #[inline]
+    pub(crate) fn take_plain<S: Stored>(&mut self, index: u32) -> (Option<S>, i32, Reason) {
+        let (slot, body, _) = self.table.slots.parts(index);
+        let (result, reason) = (slot.result, slot.reason);
+        let op = S::take(&mut body.op);
+        self.table.slots.release(index);
+        (op, result, reason)
+    }
+
     /// Takes a finished operation out of its slot, which is free afterwards.
-    pub(crate) fn take_finished(&mut self, index: u32) -> (Option<Op>, Option<Outcome>) {
-        let slot = self.table.slots.at(index);
+    #[inline]
+    pub(crate) fn take_finished<S: Stored>(&mut self, index: u32) -> (Option<S>, Outcome) {
+        let (slot, body, _) = self.table.slots.parts(index);
         debug_assert_eq!(slot.state, State::Done);
-        let parts = (slot.op.take(), slot.outcome.take());
-        // Results nobody took are dropped with nothing borrowed, like everything else.
-        if let Some(backlog) = slot.backlog.take()
-            && !backlog.results.is_empty()
-        {
-            self.fire.push_back(Fire::Drop(backlog));
+        let op = S::take(&mut body.op);
+        let mut outcome = Outcome::new(slot.result, slot.reason, Payload::None);
+        if slot.shape != Shape::Plain {
+            outcome.payload = std::mem::take(&mut body.payload);
+            // Results nobody took are dropped with nothing borrowed, like everything else.
+            if let Some(backlog) = body.backlog.take()
+                && !backlog.results.is_empty()
+            {
+                self.fire.push_back(Fire::Drop(backlog));
+            }
         }
         self.table.slots.release(index);
-        parts
+        (op, outcome)
     }
 }

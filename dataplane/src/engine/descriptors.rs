@@ -134,7 +134,7 @@ impl LaneQueue {
 
 /// One entry of the table.
 #[derive(Debug)]
-pub(crate) struct Descriptor {
+pub struct Descriptor {
     fd: Option<OwnedFd>,
     fixed: Option<u32>,
     generation: u32,

@@ -108,6 +108,10 @@ impl Groups {
         self.find(id)?.slab.try_lease()
     }
 
+    pub(crate) fn is_empty(&self) -> bool {
+        self.groups.is_empty()
+    }
+
     pub(crate) fn indexes(&self) -> std::ops::Range<u16> {
         0..self.groups.len() as u16
     }

@@ -16,7 +16,7 @@ pub(crate) mod submit;
 pub(crate) mod table;
 pub(crate) mod turn;
 
-use crate::backend::{Backend, Event, OpId};
+use crate::backend::{AnyBackend, Event, OpId};
 use crate::error::Error;
 use crate::options::Options;
 use crate::proactor::Proactor;
@@ -46,9 +46,10 @@ pub enum Reason {
 }
 
 /// What a completion brought and still owns until somebody takes it.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub enum Payload {
     /// Nothing.
+    #[default]
     None,
     /// A new descriptor.
     Fd(OwnedFd, Class),
@@ -56,6 +57,8 @@ pub enum Payload {
     Adopted(Adopted),
     /// A buffer selected from a pool.
     Lease(Lease),
+    /// It was refused before it reached a backend.
+    Refusal(Error),
 }
 
 /// The end of an operation, or one result of a multishot one.
@@ -67,13 +70,11 @@ pub struct Outcome {
     pub reason: Reason,
     /// What it brought.
     pub payload: Payload,
-    /// It was refused before it reached a backend.
-    pub refusal: Option<Box<Error>>,
 }
 
 impl Outcome {
     pub(crate) fn new(result: i32, reason: Reason, payload: Payload) -> Outcome {
-        Outcome { result, reason, payload, refusal: None }
+        Outcome { result, reason, payload }
     }
 
     pub(crate) fn failed(errno: i32, reason: Reason) -> Outcome {
@@ -81,8 +82,7 @@ impl Outcome {
     }
 
     pub(crate) fn refused(error: Error) -> Outcome {
-        let refusal = Some(Box::new(error));
-        Outcome { refusal, ..Outcome::failed(libc::EINVAL, Reason::Kernel) }
+        Outcome::new(-libc::EINVAL, Reason::Kernel, Payload::Refusal(error))
     }
 }
 
@@ -104,7 +104,7 @@ pub(crate) enum Fire {
 pub(crate) struct Engine {
     pub(crate) table: Table,
     /// None once it has shut down.
-    pub(crate) backend: Option<Box<dyn Backend>>,
+    pub(crate) backend: Option<AnyBackend>,
     pub(crate) deadlines: Deadlines,
     /// Completions that need no kernel: timers, refusals, cancels of what was never handed over.
     pub(crate) own_events: VecDeque<Event>,
@@ -121,6 +121,9 @@ pub(crate) struct Engine {
     pub(crate) poisoned: bool,
     /// Shutting down: no new operation.
     pub(crate) draining: bool,
+    /// The wake word when the inbox was last looked into, and whether something was left there.
+    pub(crate) swept: u64,
+    pub(crate) commands_left: bool,
     /// Wakes this proactor's loop; given to whatever the engine itself waits for.
     pub(crate) self_waker: Waker,
 }

@@ -3,6 +3,7 @@
 use super::slots::{NONE, Notify, State};
 use super::{Engine, deadlines};
 use crate::backend::{OpId, Provided};
+use crate::op::Forms;
 use std::fmt;
 use std::os::fd::RawFd;
 use std::time::Duration;
@@ -142,14 +143,14 @@ impl Engine {
     /// Everything that is not over, oldest first.
     pub(crate) fn in_flight_dump(&self) -> Vec<InFlight> {
         let now_ns = deadlines::coarse_ns();
-        let live = self.table.slots.live().filter(|(_, slot)| slot.state != State::Done);
+        let live = self.table.slots.live().filter(|(_, slot, _)| slot.state != State::Done);
         let mut dump: Vec<InFlight> = live
-            .map(|(index, slot)| {
-                let desc = slot.op.as_ref().and_then(|op| op.desc());
+            .map(|(index, slot, op)| {
+                let desc = op.and_then(|op| op.desc());
                 let found = desc.and_then(|desc| self.table.descriptors.peek(desc));
                 InFlight {
                     id: OpId::new(index, slot.generation),
-                    operation: slot.op.as_ref().map_or("?", |op| op.name()),
+                    operation: op.map_or("nop", |op| op.name()),
                     descriptor: found.map(|descriptor| descriptor.raw()),
                     age: Duration::from_nanos(now_ns.saturating_sub(slot.started_ns)),
                     state: match slot.state {

@@ -43,7 +43,7 @@ pub(crate) const MAX_VECTORS: usize = 1024;
 
 /// See the head of this file.
 #[repr(C)]
-pub(crate) struct Scratch {
+pub struct Scratch {
     name: sockaddr_storage,
     message: msghdr,
     vectors: [iovec; INLINE],

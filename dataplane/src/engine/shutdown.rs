@@ -57,8 +57,8 @@ impl Engine {
             .table
             .slots
             .live()
-            .filter(|(_, slot)| slot.state != State::Done)
-            .map(|(index, _)| index)
+            .filter(|(_, slot, _)| slot.state != State::Done)
+            .map(|(index, ..)| index)
             .collect();
         for index in &stuck {
             self.give_up(*index, libc::ECANCELED, Reason::Shutdown);
@@ -95,9 +95,10 @@ impl Engine {
 
     /// Ends an operation the kernel still has: its parts are leaked, its waiter gets an error.
     pub(crate) fn give_up(&mut self, index: u32, errno: i32, reason: Reason) {
+        std::mem::forget(self.table.slots.body(index).op.take());
         let slot = self.table.slots.at(index);
-        std::mem::forget(slot.op.take());
-        slot.outcome = Some(Outcome::failed(errno, reason));
+        slot.result = -errno;
+        slot.reason = reason;
         slot.state = State::Done;
         slot.owed = 0;
         slot.desc = super::slots::NONE;

@@ -18,15 +18,15 @@
 //! at the end its parts are dropped instead of delivered. Waker, callback and foreign cell are
 //! values of one field, [`Notify`], not lives of their own.
 //!
-//! Slots never move: they stand in chunks that are added, never resized. The bound on operations
+//! Slots never move: the address range for all of them is reserved at once. The bound on operations
 //! counts those that are not done; results waiting for their future take slots, not room. The
 //! scratch of a slot is beside it, reached by raw pointer only, so no reference covers memory the
 //! kernel may be writing.
 
 use super::scratch::Scratch;
-use super::{Outcome, Reason};
+use super::{Outcome, Payload, Reason};
 use crate::backend::OpId;
-use crate::op::Op;
+use crate::op::{Op, Shape};
 use crate::remote::cell::Cell;
 use std::cell::UnsafeCell;
 use std::collections::VecDeque;
@@ -65,6 +65,17 @@ pub(crate) enum Notify {
     Cell(Arc<Cell>),
 }
 
+impl Notify {
+    /// Tells this waker from now on; the one before it comes back, to be dropped elsewhere.
+    #[inline]
+    pub(crate) fn await_by(&mut self, waker: &Waker) -> Option<Notify> {
+        match self {
+            Notify::Waker(old) if old.will_wake(waker) => None,
+            _ => Some(std::mem::replace(self, Notify::Waker(waker.clone()))),
+        }
+    }
+}
+
 /// Results of a multishot operation that nobody took yet.
 #[derive(Default)]
 pub(crate) struct Backlog {
@@ -73,6 +84,7 @@ pub(crate) struct Backlog {
     pub(crate) paused: bool,
 }
 
+/// The part of a slot that every event touches: one cache line.
 pub(crate) struct Slot {
     pub(crate) state: State,
     pub(crate) reason: Reason,
@@ -83,7 +95,7 @@ pub(crate) struct Slot {
     /// The result is known, only a notification is owed.
     pub(crate) settled: bool,
     pub(crate) has_deadline: bool,
-    pub(crate) is_multishot: bool,
+    pub(crate) shape: Shape,
     /// Stands first in a lane of its descriptor.
     pub(crate) holds_lane: bool,
     pub(crate) owed: u16,
@@ -97,9 +109,16 @@ pub(crate) struct Slot {
     pub(crate) newer: u32,
     pub(crate) started_ns: u64,
     pub(crate) notify: Notify,
-    pub(crate) backlog: Option<Box<Backlog>>,
-    pub(crate) outcome: Option<Outcome>,
+}
+
+const _: () = assert!(size_of::<Slot>() <= 72, "the hot part of a slot grew");
+
+/// The part that is touched when an operation is handed over and when it ends.
+#[derive(Default)]
+pub(crate) struct Body {
     pub(crate) op: Option<Op>,
+    pub(crate) payload: Payload,
+    pub(crate) backlog: Option<Box<Backlog>>,
 }
 
 impl Slot {
@@ -111,7 +130,7 @@ impl Slot {
             abandoned: false,
             settled: false,
             has_deadline: false,
-            is_multishot: false,
+            shape: Shape::Ordinary,
             holds_lane: false,
             owed: 0,
             generation: 1,
@@ -122,64 +141,65 @@ impl Slot {
             newer: NONE,
             started_ns: 0,
             notify: Notify::Nobody,
-            backlog: None,
-            outcome: None,
-            op: None,
         }
     }
 }
 
 type ScratchCell = UnsafeCell<MaybeUninit<Scratch>>;
 
-struct Chunk {
-    slots: Box<[Slot]>,
-    scratch: Box<[ScratchCell]>,
-}
-
-/// The slots of one proactor.
+/// The slots of one proactor: three arrays side by side, by index.
 pub(crate) struct Slots {
-    chunks: Vec<Chunk>,
-    /// log2 of the chunk size.
-    shift: u32,
+    slots: Vec<Slot>,
+    bodies: Vec<Body>,
+    scratch: Vec<ScratchCell>,
     free: u32,
 }
 
+/// Slots a proactor of `bound` operations may have: room for results that wait.
+pub(crate) fn most_slots(bound: u32) -> usize {
+    (bound as usize * 16).clamp(1 << 16, MAX_SLOTS)
+}
+
 impl Slots {
-    /// For `bound` operations, a power of two; the first chunk holds that many.
+    /// For `bound` operations. The address range for all slots is reserved at once, so that they
+    /// never move; its memory is touched as slots are first used.
     pub(crate) fn new(bound: u32) -> Slots {
-        let shift = bound.next_power_of_two().trailing_zeros();
-        let mut slots = Slots { chunks: Vec::new(), shift, free: NONE };
-        slots.grow();
-        slots
+        let most = most_slots(bound);
+        Slots {
+            slots: Vec::with_capacity(most),
+            bodies: Vec::with_capacity(most),
+            scratch: Vec::with_capacity(most),
+            free: NONE,
+        }
     }
 
+    /// One more slot, within what was reserved.
+    #[cold]
     fn grow(&mut self) -> bool {
-        let size = 1usize << self.shift;
-        let first = self.chunks.len() << self.shift;
-        if first + size > MAX_SLOTS.max(size) {
+        if self.slots.len() == self.slots.capacity() {
             return false;
         }
-        let next = |i: usize| if i + 1 < size { (first + i + 1) as u32 } else { NONE };
-        let slots = (0..size).map(|i| Slot::empty(next(i))).collect();
-        let scratch = (0..size).map(|_| UnsafeCell::new(MaybeUninit::uninit())).collect();
-        self.chunks.push(Chunk { slots, scratch });
-        self.free = first as u32;
+        self.free = self.slots.len() as u32;
+        self.slots.push(Slot::empty(NONE));
+        self.bodies.push(Body::default());
+        self.scratch.push(UnsafeCell::new(MaybeUninit::uninit()));
         true
     }
 
     /// The kernel may still write scratch: its memory is never given back.
     pub(crate) fn leak_scratch(&mut self) {
-        for chunk in &mut self.chunks {
-            std::mem::forget(std::mem::take(&mut chunk.scratch));
-        }
+        std::mem::forget(std::mem::take(&mut self.scratch));
     }
 
     /// Forgets everything: in a forked child nothing here may be dropped.
     pub(crate) fn leak(&mut self) {
-        std::mem::forget(std::mem::take(&mut self.chunks));
+        std::mem::forget(std::mem::take(&mut self.slots));
+        std::mem::forget(std::mem::take(&mut self.bodies));
+        self.leak_scratch();
     }
 
     /// A free slot, taken off the list.
+    #[inline]
     pub(crate) fn take(&mut self) -> Option<u32> {
         if self.free == NONE && !self.grow() {
             return None;
@@ -207,6 +227,7 @@ impl Slots {
 
     /// Frees a slot that owes nothing any more; its generation moves on, so late names of it are
     /// recognised.
+    #[inline]
     pub(crate) fn release(&mut self, index: u32) {
         let free = self.free;
         let slot = self.at(index);
@@ -222,27 +243,32 @@ impl Slots {
 
     #[inline]
     pub(crate) fn at(&mut self, index: u32) -> &mut Slot {
-        let mask = (1u32 << self.shift) - 1;
-        let chunk = &mut self.chunks[(index >> self.shift) as usize];
-        &mut chunk.slots[(index & mask) as usize]
+        &mut self.slots[index as usize]
     }
 
-    /// The operation of a slot together with its scratch.
+    /// The body of a slot.
     #[inline]
-    pub(crate) fn parts(&mut self, index: u32) -> (&mut Slot, *mut Scratch) {
-        let mask = (1u32 << self.shift) - 1;
-        let chunk = &mut self.chunks[(index >> self.shift) as usize];
-        let at = (index & mask) as usize;
-        (&mut chunk.slots[at], chunk.scratch[at].get().cast())
+    pub(crate) fn body(&mut self, index: u32) -> &mut Body {
+        self.parts(index).1
+    }
+
+    /// The operation of a slot.
+    #[inline]
+    pub(crate) fn op(&mut self, index: u32) -> Option<&mut Op> {
+        self.parts(index).1.op.as_mut()
+    }
+
+    /// A slot, its body and its scratch.
+    #[inline]
+    pub(crate) fn parts(&mut self, index: u32) -> (&mut Slot, &mut Body, *mut Scratch) {
+        let at = index as usize;
+        (&mut self.slots[at], &mut self.bodies[at], self.scratch[at].get().cast())
     }
 
     /// The slot a name means, unless it has moved on to another operation.
     #[inline]
     pub(crate) fn find(&mut self, id: OpId) -> Option<&mut Slot> {
-        if (id.index() >> self.shift) as usize >= self.chunks.len() {
-            return None;
-        }
-        let slot = self.at(id.index());
+        let slot = self.slots.get_mut(id.index() as usize)?;
         (slot.generation == id.generation() && slot.state != State::Free).then_some(slot)
     }
 
@@ -250,10 +276,14 @@ impl Slots {
         OpId::new(index, self.at(index).generation)
     }
 
-    /// Every slot that is not free.
-    pub(crate) fn live(&self) -> impl Iterator<Item = (u32, &Slot)> {
-        let all = self.chunks.iter().flat_map(|chunk| chunk.slots.iter());
-        all.enumerate().map(|(i, s)| (i as u32, s)).filter(|(_, s)| s.state != State::Free)
+    /// Every slot that is not free, with its operation.
+    pub(crate) fn live(&self) -> impl Iterator<Item = (u32, &Slot, Option<&Op>)> {
+        self.slots
+            .iter()
+            .zip(&self.bodies)
+            .enumerate()
+            .filter(|(_, (slot, _))| slot.state != State::Free)
+            .map(|(index, (slot, body))| (index as u32, slot, body.op.as_ref()))
     }
 }
 
@@ -277,17 +307,17 @@ mod tests {
     }
 
     #[test]
-    fn results_waiting_take_more_chunks_and_nothing_moves() {
+    fn results_waiting_take_more_slots_and_nothing_moves() {
         let mut slots = Slots::new(4);
         let first = slots.take().expect("room");
         let at = std::ptr::from_mut(slots.at(first));
-        let scratch = slots.parts(first).1;
+        let scratch = slots.parts(first).2;
         for _ in 0..64 {
             let index = slots.take().expect("room");
             slots.at(index).state = State::Done;
         }
         assert_eq!(at, std::ptr::from_mut(slots.at(first)));
-        assert_eq!(scratch, slots.parts(first).1);
+        assert_eq!(scratch, slots.parts(first).2);
         assert_eq!(slots.live().count(), 64);
     }
 

@@ -1,16 +1,31 @@
 //! From submission to backend: checking, the bound, lanes, pools, deadlines, cancel.
 
 use super::descriptors::{Class, DescId};
+use super::groups::PoolId;
 use super::slots::{NONE, Notify, State};
 use super::{Engine, Fire, Outcome, Reason, deadlines};
-use crate::backend::{Event, OpId};
+use crate::backend::{AnyBackend, Event, OpId};
 use crate::error::{Error, ErrorKind, Result};
-use crate::op::{Attempt, Op};
+use crate::op::{Attempt, Forms, Op, Shape, Stored};
 use crate::remote::inbox;
+
+/// What an operation uses.
+struct Links {
+    desc: Option<DescId>,
+    pool: Option<PoolId>,
+    source: Option<DescId>,
+}
+
+#[cold]
+fn no_slot<F: Forms>(op: F) -> (Error, F) {
+    let message = "too many results wait for their futures; take or drop some";
+    (Error::new(op.name(), ErrorKind::Exhausted, message), op)
+}
 
 impl Engine {
     /// Checks one operation without submitting it.
-    pub(crate) fn check(&self, op: &Op) -> Result<()> {
+    #[inline]
+    pub(crate) fn check<F: Forms>(&self, op: &F) -> Result<()> {
         let name = op.name();
         if self.poisoned {
             let message = "the kernel dropped completions; make a new proactor";
@@ -19,11 +34,8 @@ impl Engine {
         if self.draining {
             return Err(inbox::gone(name));
         }
-        for desc in [op.desc(), op.source()].into_iter().flatten() {
+        for desc in [op.desc(), op.source(), op.closes()].into_iter().flatten() {
             self.check_descriptor(name, desc)?;
-        }
-        if let Op::Close(close) = op {
-            self.check_descriptor(name, close.desc)?;
         }
         if let Some(pool) = op.pool()
             && !self.table.groups.is_open(pool)
@@ -62,12 +74,12 @@ impl Engine {
 
     /// Submits one operation: it is staged, the kernel sees it with the next wait or flush.
     #[inline]
-    pub(crate) fn submit(
+    pub(crate) fn submit<F: Forms + Stored>(
         &mut self,
-        op: Op,
+        op: F,
         notify: Notify,
         deadline_ns: Option<u64>,
-    ) -> Result<OpId, (Error, Op)> {
+    ) -> Result<OpId, (Error, F)> {
         if let Err(error) = self.check(&op).and_then(|()| self.check_room(op.name(), 1)) {
             return Err((error, op));
         }
@@ -75,63 +87,94 @@ impl Engine {
     }
 
     /// Puts a checked operation into a slot and starts it.
-    pub(crate) fn place(
+    #[inline]
+    pub(crate) fn place<F: Forms + Stored>(
         &mut self,
-        op: Op,
+        op: F,
         notify: Notify,
         deadline_ns: Option<u64>,
-    ) -> Result<OpId, (Error, Op)> {
-        let Some(index) = self.table.slots.take() else {
-            let message = "too many results wait for their futures; take or drop some";
-            return Err((Error::new(op.name(), ErrorKind::Exhausted, message), op));
-        };
+    ) -> Result<OpId, (Error, F)> {
+        let Some(index) = self.table.slots.take() else { return Err(no_slot(op)) };
         self.in_flight += 1;
-        let deadline_ns = match (deadline_ns, op.fires_at(), self.options.timeout) {
-            (_, Some(fires), _) => Some(fires),
-            (Some(at), ..) => Some(at),
-            (None, None, Some(timeout)) => {
-                Some(deadlines::now_ns().saturating_add(timeout.as_nanos() as u64))
-            }
-            (None, None, None) => None,
-        };
-        let desc = op.desc();
-        let pool = op.pool();
-        let source = op.source();
-        let started_ns = self.counters.turn_ns;
-        let slot = self.table.slots.at(index);
+        let shape = op.shape();
+        let fires_at = op.fires_at();
+        let links = Links { desc: op.desc(), pool: op.pool(), source: op.source() };
+        let (slot, body, _) = self.table.slots.parts(index);
         slot.state = State::InFlight;
         slot.reason = Reason::Kernel;
         slot.cancel_sent = false;
         slot.abandoned = false;
         slot.settled = false;
         slot.holds_lane = false;
-        slot.is_multishot = op.is_multishot();
-        slot.started_ns = started_ns;
-        slot.notify = notify;
-        slot.has_deadline = deadline_ns.is_some();
-        slot.desc = NONE;
-        slot.op = Some(op);
-        let id = OpId::new(index, slot.generation);
-        if let Some(at_ns) = deadline_ns {
-            self.deadlines.insert(index, at_ns);
+        slot.has_deadline = false;
+        slot.shape = shape;
+        slot.started_ns = self.counters.turn_ns;
+        // A free slot tells nobody.
+        if !matches!(notify, Notify::Nobody) {
+            slot.notify = notify;
         }
-        if let Some(desc) = desc {
+        slot.desc = NONE;
+        let id = OpId::new(index, slot.generation);
+        if shape == Shape::Plain {
+            slot.owed = 1;
+            if let Some(backend) = &mut self.backend {
+                match backend {
+                    // An entry is all it needs: the slot keeps no copy.
+                    AnyBackend::Uring(uring) => uring.push_plain(id, &op),
+                    AnyBackend::Other(other) => {
+                        op.put(&mut body.op);
+                        other.push(id, &mut self.table);
+                    }
+                }
+            }
+        } else {
+            op.put(&mut body.op);
+        }
+        if fires_at.is_some() || deadline_ns.is_some() || self.options.timeout.is_some() {
+            self.set_deadline(index, fires_at.or(deadline_ns));
+        }
+        if shape != Shape::Plain {
+            self.enlist(index, links);
+            self.start(index);
+        }
+        Ok(id)
+    }
+
+    fn set_deadline(&mut self, index: u32, at_ns: Option<u64>) {
+        let at_ns = at_ns.unwrap_or_else(|| {
+            let timeout = self.options.timeout.unwrap_or_default();
+            deadlines::now_ns().saturating_add(timeout.as_nanos() as u64)
+        });
+        self.table.slots.at(index).has_deadline = true;
+        self.deadlines.insert(index, at_ns);
+    }
+
+    /// Counts the operation in everything it uses.
+    fn enlist(&mut self, index: u32, links: Links) {
+        if let Some(desc) = links.desc {
             self.link(index, desc.index);
         }
-        if let Some(pool) = pool.and_then(|pool| self.table.groups.find(pool)) {
+        if let Some(pool) = links.pool.and_then(|pool| self.table.groups.find(pool)) {
             pool.arm();
         }
-        if let Some(source) = source.and_then(|desc| self.table.descriptors.find(desc)) {
+        if let Some(source) = links.source.and_then(|desc| self.table.descriptors.find(desc)) {
             source.pins += 1;
         }
-        self.start(index);
-        Ok(id)
+    }
+
+    /// To the backend, which owes a result from here on.
+    #[inline]
+    fn hand_over(&mut self, id: OpId) {
+        self.table.slots.at(id.index()).owed += 1;
+        if let Some(backend) = &mut self.backend {
+            backend.push(id, &mut self.table);
+        }
     }
 
     /// Enters the lane, or hands it over at once.
     fn start(&mut self, index: u32) {
-        let slot = self.table.slots.at(index);
-        let Some(op) = slot.op.as_ref() else { return };
+        let (slot, body, _) = self.table.slots.parts(index);
+        let Some(op) = body.op.as_ref() else { return };
         if slot.desc == NONE {
             return self.launch(index);
         }
@@ -157,11 +200,11 @@ impl Engine {
 
     /// Hands an operation to the backend (again).
     pub(crate) fn launch(&mut self, index: u32) {
-        let slot = self.table.slots.at(index);
+        let (slot, body, _) = self.table.slots.parts(index);
         slot.state = State::InFlight;
         slot.cancel_sent = false;
         let id = OpId::new(index, slot.generation);
-        match slot.op.as_mut() {
+        match body.op.as_mut() {
             Some(Op::Timer(_)) => return,
             Some(Op::Close(close)) if close.number < 0 => {
                 let desc = close.desc;
@@ -182,10 +225,7 @@ impl Engine {
             }
             None => return,
         }
-        self.table.slots.at(index).owed += 1;
-        if let Some(backend) = &mut self.backend {
-            backend.push(id, &mut self.table);
-        }
+        self.hand_over(id);
     }
 
     fn launch_helper(&mut self, id: OpId) {
@@ -200,7 +240,7 @@ impl Engine {
     pub(crate) fn park_dry(&mut self, index: u32) {
         let slot = self.table.slots.at(index);
         slot.state = State::Parked;
-        let pool = slot.op.as_ref().and_then(|op| op.pool());
+        let pool = self.table.slots.op(index).and_then(|op| op.pool());
         self.counters.pool_dry += 1;
         if let Some(group) = pool.and_then(|pool| self.table.groups.find(pool)) {
             group.parked.push_back(index);
@@ -209,11 +249,11 @@ impl Engine {
 
     /// Lets the next operation of a lane go.
     pub(crate) fn leave_lane(&mut self, index: u32) {
-        let slot = self.table.slots.at(index);
+        let (slot, body, _) = self.table.slots.parts(index);
         if !std::mem::take(&mut slot.holds_lane) {
             return;
         }
-        let (desc, lane) = (slot.desc, slot.op.as_ref().and_then(|op| op.lane()));
+        let (desc, lane) = (slot.desc, body.op.as_ref().and_then(|op| op.lane()));
         let Some(lane) = lane.filter(|_| desc != NONE) else { return };
         let queue = &mut self.table.descriptors.at(desc).lanes[lane as usize];
         match queue.first {
@@ -233,9 +273,9 @@ impl Engine {
 
     /// Takes an operation out of the line it stands in.
     fn leave_queue(&mut self, index: u32) {
-        let slot = self.table.slots.at(index);
+        let (slot, body, _) = self.table.slots.parts(index);
         let after = std::mem::replace(&mut slot.next, NONE);
-        let (desc, lane) = (slot.desc, slot.op.as_ref().and_then(|op| op.lane()));
+        let (desc, lane) = (slot.desc, body.op.as_ref().and_then(|op| op.lane()));
         let Some(lane) = lane else { return };
         let queue = &self.table.descriptors.at(desc).lanes[lane as usize];
         let (mut before, mut at) = (NONE, queue.first);
@@ -297,8 +337,8 @@ impl Engine {
 
     /// Ends an operation the backend does not have. A close cannot be called back.
     fn cancel_own(&mut self, index: u32) {
-        let slot = self.table.slots.at(index);
-        if matches!(slot.op, Some(Op::Close(_))) {
+        let (slot, body, _) = self.table.slots.parts(index);
+        if matches!(body.op, Some(Op::Close(_))) {
             slot.reason = Reason::Kernel;
             return;
         }
@@ -311,7 +351,7 @@ impl Engine {
     }
 
     fn unpark(&mut self, index: u32) {
-        let pool = self.table.slots.at(index).op.as_ref().and_then(|op| op.pool());
+        let pool = self.table.slots.op(index).and_then(|op| op.pool());
         if let Some(group) = pool.and_then(|pool| self.table.groups.find(pool)) {
             group.parked.retain(|parked| *parked != index);
         }
@@ -336,7 +376,7 @@ impl Engine {
             .table
             .slots
             .live()
-            .map(|(index, slot)| OpId::new(index, slot.generation))
+            .map(|(index, slot, _)| OpId::new(index, slot.generation))
             .collect();
         ids.into_iter().filter(|id| self.cancel(*id, reason)).count()
     }
@@ -349,8 +389,8 @@ impl Engine {
         let notify = std::mem::replace(&mut slot.notify, Notify::Nobody);
         slot.abandoned = true;
         if slot.state == State::Done {
-            let (op, outcome) = self.take_finished(id.index());
-            return (notify, op, outcome);
+            let (op, outcome) = self.take_finished::<Op>(id.index());
+            return (notify, op, Some(outcome));
         }
         self.cancel(id, Reason::User);
         (notify, None, None)

@@ -6,7 +6,7 @@ use super::registry::Registry;
 use super::slots::Slots;
 use crate::backend::OpId;
 use crate::capability::{Capabilities, Capability};
-use crate::op::{Context, HelperJob, Op};
+use crate::op::{Context, Forms, HelperJob, Op};
 use crate::remote::inbox::Shared;
 use crate::sys::helpers::{Helpers, HelpersError, JobId};
 use std::os::fd::RawFd;
@@ -51,8 +51,8 @@ impl Table {
         id: OpId,
         f: impl FnOnce(&mut Op, &mut Context<'_>) -> R,
     ) -> R {
-        let (slot, scratch) = self.slots.parts(id.index());
-        let op = slot.op.as_mut().expect("an operation in flight stays in its slot");
+        let (_, body, scratch) = self.slots.parts(id.index());
+        let op = body.op.as_mut().expect("an operation in flight stays in its slot");
         let source = op.source().and_then(|desc| self.descriptors.peek(desc)).map(|d| d.raw());
         let descriptor = op.desc().and_then(|desc| self.descriptors.find(desc));
         let mut context = Context {
@@ -68,7 +68,7 @@ impl Table {
 
     /// The number of the descriptor an operation works on; -1 if it has none.
     pub(crate) fn descriptor_of(&mut self, id: OpId) -> RawFd {
-        let desc = self.slots.at(id.index()).op.as_ref().and_then(Op::desc);
+        let desc = self.slots.op(id.index()).and_then(|op| op.desc());
         desc.and_then(|desc| self.descriptors.peek(desc)).map_or(-1, |d| d.raw())
     }
 

@@ -32,22 +32,31 @@ pub(crate) enum Ready {
     End(super::slots::EachCallback, Option<Op>, Outcome),
     Call(Box<dyn FnOnce(Option<&crate::proactor::Proactor>) + Send>),
     Drop(Box<dyn std::any::Any>),
-    Parts(Option<Op>, Option<Outcome>, Notify),
+    Parts(Option<Op>, Outcome, Notify),
 }
 
 impl Engine {
     /// Everything that needs no wait: inbox, returns, pools, deadlines, our own events.
-    pub(crate) fn sweep(&mut self) {
+    ///
+    /// `seen` is the wake word: whatever other threads bring is announced on it, so a word that
+    /// has not moved means that there is nothing to look for.
+    #[inline]
+    pub(crate) fn sweep(&mut self, seen: u64) {
         self.counters.turns += 1;
         self.counters.turn_ns = deadlines::coarse_ns();
-        if !self.table.shared.is_empty() {
+        if seen != self.swept || self.commands_left {
+            self.swept = seen;
             self.take_commands();
+            self.take_helped();
+            self.take_returns();
         }
-        self.take_helped();
-        self.take_returns();
-        self.fill_pools();
+        if !self.table.groups.is_empty() {
+            self.fill_pools();
+        }
         self.expire();
-        self.run_own_events();
+        if !self.own_events.is_empty() {
+            self.run_own_events();
+        }
     }
 
     pub(crate) fn run_own_events(&mut self) {
@@ -58,13 +67,17 @@ impl Engine {
     }
 
     fn take_commands(&mut self) {
+        self.commands_left = true;
         for _ in 0..COMMANDS_PER_TURN {
             if self.in_flight >= self.bound && !self.draining {
                 // No room: what stands in the inbox waits there until something completes.
-                break;
+                return;
             }
             match self.table.shared.receive() {
-                None => break,
+                None => {
+                    self.commands_left = false;
+                    return;
+                }
                 Some(Command::Call(call)) => self.fire.push_back(Fire::Call(call)),
                 Some(Command::Submit { op, deadline_ns, cell }) => {
                     self.counters.foreign_submissions += 1;
@@ -195,16 +208,22 @@ impl Engine {
         }
     }
 
+    #[inline]
     fn expire(&mut self) {
-        if self.deadlines.next_ns().is_none() {
-            return;
+        if self.deadlines.next_ns().is_some() {
+            self.expire_due();
         }
+    }
+
+    fn expire_due(&mut self) {
         let now_ns = deadlines::now_ns();
         while let Some(index) = self.deadlines.pop_expired(now_ns) {
             let slot = self.table.slots.at(index);
             slot.has_deadline = false;
             let id = OpId::new(index, slot.generation);
-            if !matches!(slot.op, Some(Op::Timer(_))) {
+            let is_timer = matches!(self.table.slots.op(index), Some(Op::Timer(_)));
+            let slot = self.table.slots.at(index);
+            if !is_timer {
                 self.counters.timed_out += 1;
                 self.cancel(id, Reason::Timeout);
             } else if slot.owed == 0 {
@@ -218,7 +237,7 @@ impl Engine {
     pub(crate) fn until(&self, wanted: Until) -> Until {
         let busy = !self.fire.is_empty()
             || !self.own_events.is_empty()
-            || (!self.table.shared.is_empty() && self.in_flight < self.bound);
+            || (self.commands_left && self.in_flight < self.bound);
         match (wanted, self.deadlines.next_ns()) {
             _ if busy => Until::Now,
             (Until::Now, _) => Until::Now,
@@ -229,15 +248,19 @@ impl Engine {
     }
 
     /// One wait of the backend and everything its events mean.
+    #[inline(always)]
     pub(crate) fn wait(&mut self, until: Until) -> Result<(), Fatal> {
         let mut events = std::mem::take(&mut self.events);
         let waited = match &mut self.backend {
-            Some(backend) => backend.wait(until, &mut self.table, &mut events),
+            Some(backend) => backend.wait_flat(until, &mut self.table, &mut events),
             None => Ok(()),
         };
-        for event in events.drain(..) {
-            self.on_event(event);
+        for event in &events {
+            if !self.on_plain(event) {
+                self.on_event(*event);
+            }
         }
+        events.clear();
         self.events = events;
         if matches!(waited, Err(Fatal::Dropped)) {
             self.poison();
@@ -252,8 +275,8 @@ impl Engine {
             .table
             .slots
             .live()
-            .filter(|(_, slot)| slot.state != State::Done)
-            .map(|(index, slot)| OpId::new(index, slot.generation))
+            .filter(|(_, slot, _)| slot.state != State::Done)
+            .map(|(index, slot, _)| OpId::new(index, slot.generation))
             .collect();
         for id in live {
             self.give_up(id.index(), libc::EBADR, Reason::Kernel);
@@ -282,8 +305,8 @@ impl Engine {
         let slot = self.table.slots.at(index);
         let notify = std::mem::replace(&mut slot.notify, Notify::Nobody);
         match (notify, self.take_finished(index)) {
-            (Notify::Once(callback), (op, Some(outcome))) => Ready::Once(callback, op, outcome),
-            (Notify::Each(callback), (op, Some(outcome))) => Ready::End(callback, op, outcome),
+            (Notify::Once(callback), (op, outcome)) => Ready::Once(callback, op, outcome),
+            (Notify::Each(callback), (op, outcome)) => Ready::End(callback, op, outcome),
             (notify, (op, outcome)) => Ready::Parts(op, outcome, notify),
         }
     }

@@ -121,7 +121,7 @@ impl Submitted {
     /// The submission a ticket stands for; None the second time.
     pub fn take<O: Operation>(&mut self, ticket: Ticket<O>) -> Option<Submission<O>> {
         let id = self.ids.get_mut(ticket.index)?.take()?;
-        Some(Submission::new(self.inner.clone(), id))
+        Some(Submission::new(super::Local { inner: self.inner.clone() }, id))
     }
 }
 

@@ -22,6 +22,7 @@ impl<O: Operation> Request<Local, O> {
         let (port, op, deadline_ns) = self.into_parts();
         let inside = port.clone();
         let notify = Notify::Once(Box::new(move |op, outcome| {
+            let op = op.map(O::from_op);
             callback(conclude(op, outcome, &inside));
         }));
         port.place_op(op, notify, deadline_ns)

@@ -56,7 +56,7 @@ async fn addresses<P: Port>(port: &P, to: Endpoint) -> Result<Vec<Address>> {
     match to {
         Endpoint::Address(address) => Ok(vec![address]),
         Endpoint::Name(name) => {
-            let resolving = port.submit(Resolve::new(&name), None).map_err(Error::from)?;
+            let resolving = port.clone().submit(Resolve::new(&name), None).map_err(Error::from)?;
             let found = resolving.await.map_err(Error::from)?;
             Ok(found.into_iter().map(Address::from).collect())
         }
@@ -77,7 +77,7 @@ async fn connect<P: Port>(
             .map_err(|error| Error::from_io(NAME, &error))?;
         let descriptor = port.place(NAME, fd, class_of(kind)).await?;
         let socket = Socket::new(port.clone(), descriptor);
-        let connecting = port.submit(Connect::new(socket.desc(), address.clone()), None);
+        let connecting = port.clone().submit(Connect::new(socket.desc(), address.clone()), None);
         match connecting.map_err(Failed::into_error)?.await {
             Ok(()) => return Ok(socket),
             Err(failed) => {
@@ -212,7 +212,7 @@ impl Proactor {
 
     /// Resolves `host:port` on a helper thread.
     pub fn resolve(&self, name: &str) -> super::request::Request<Local, Resolve> {
-        super::request::Request::new(&self.local(), Resolve::new(name))
+        super::request::Request::over(self.local(), Resolve::new(name))
     }
 }
 
@@ -260,7 +260,7 @@ impl Handle {
 impl Proactor {
     /// A no-op through the ring.
     pub fn nop(&self) -> super::request::Request<Local, crate::op::Nop> {
-        super::request::Request::new(&self.local(), crate::op::Nop)
+        super::request::Request::over(self.local(), crate::op::Nop)
     }
 
     /// Completes at an instant.
@@ -268,6 +268,6 @@ impl Proactor {
         &self,
         at: std::time::Instant,
     ) -> super::request::Request<Local, crate::op::Timer> {
-        super::request::Request::new(&self.local(), crate::op::Timer::at(at))
+        super::request::Request::over(self.local(), crate::op::Timer::at(at))
     }
 }

@@ -43,7 +43,7 @@ pub trait Port: Clone + Sized + sealed::Sealed + 'static {
 
     #[doc(hidden)]
     fn submit<O: Operation>(
-        &self,
+        self,
         op: O,
         deadline_ns: Option<u64>,
     ) -> Result<Self::Submission<O>, Failed<O>>;
@@ -140,24 +140,18 @@ impl Local {
         Rc::new(LocalDescriptor { inner: self.inner.clone(), id, surrendered })
     }
 
+    #[inline]
     fn place_op<O: Operation>(
         &self,
         op: O,
         notify: Notify,
         deadline_ns: Option<u64>,
     ) -> Result<crate::backend::OpId, Failed<O>> {
-        let mut op = Some(op.into());
-        let placed = self.inner.with("submit", |engine| {
-            let op = op.take().expect("taken once");
-            engine.submit(op, notify, deadline_ns)
-        });
-        match placed {
-            Ok(Ok(id)) => Ok(id),
-            Ok(Err((error, op))) => Err(Failed::new(error, O::from_op(op))),
-            Err(error) => match op {
-                Some(op) => Err(Failed::new(error, O::from_op(op))),
-                None => Err(Failed::lost(error)),
-            },
+        match self.inner.enter(O::NAME) {
+            Ok(mut engine) => {
+                engine.submit(op, notify, deadline_ns).map_err(|(error, op)| Failed::new(error, op))
+            }
+            Err(error) => Err(Failed::new(error, op)),
         }
     }
 }
@@ -169,12 +163,12 @@ impl Port for Local {
 
     #[inline]
     fn submit<O: Operation>(
-        &self,
+        self,
         op: O,
         deadline_ns: Option<u64>,
     ) -> Result<Self::Submission<O>, Failed<O>> {
         let id = self.place_op(op, Notify::Nobody, deadline_ns)?;
-        Ok(submission::Submission::new(self.inner.clone(), id))
+        Ok(submission::Submission::new(self, id))
     }
 
     fn submit_many<O: Multishot>(
@@ -212,13 +206,14 @@ pub(crate) fn no_descriptor(name: &'static str) -> Error {
 }
 
 /// The typed end of an operation.
+#[inline]
 pub(crate) fn conclude<O: Operation, P: Port>(
-    op: Option<Op>,
+    op: Option<O>,
     outcome: Outcome,
     port: &P,
 ) -> Result<O::Output<P>, Failed<O>> {
     match op {
-        Some(op) => O::from_op(op).finish(outcome, port),
+        Some(op) => op.finish(outcome, port),
         None => Err(Failed::lost(
             crate::op::settle(&outcome, "operation").err().unwrap_or_else(|| lost("operation")),
         )),

@@ -31,8 +31,14 @@ fn after_ns(timeout: Duration) -> u64 {
 }
 
 impl<P: Port, O: Operation> Request<P, O> {
+    #[inline]
     pub(crate) fn new(port: &P, op: O) -> Request<P, O> {
         Request { port: port.clone(), op, deadline_ns: None }
+    }
+
+    #[inline]
+    pub(crate) fn over(port: P, op: O) -> Request<P, O> {
+        Request { port, op, deadline_ns: None }
     }
 
     /// Ends it with TimedOut after `timeout`. Data that had moved by then is not lost: an
@@ -59,6 +65,7 @@ impl<P: Port, O: Operation> Request<P, O> {
     /// # Errors
     ///
     /// A refused operation comes back whole, with the reason.
+    #[inline]
     pub fn submit(self) -> Result<P::Submission<O>, Failed<O>> {
         self.port.submit(self.op, self.deadline_ns)
     }

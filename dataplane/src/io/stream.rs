@@ -2,7 +2,7 @@
 
 use super::{Local, Typed};
 use crate::backend::OpId;
-use crate::engine::slots::{Notify, State};
+use crate::engine::slots::State;
 use crate::engine::{Outcome, Reason};
 use crate::error::{Error, Result};
 use crate::op::{Multishot, Op, settle};
@@ -73,13 +73,13 @@ impl<O: Multishot> LocalStream<O> {
         if self.over {
             return Poll::Ready(None);
         }
-        let mut stale = Notify::Nobody;
+        let mut stale = None;
         let step = self.inner.with("await", |engine| {
             let index = self.id.index();
-            let Some(slot) = engine.table.slots.find(self.id) else {
+            if engine.table.slots.find(self.id).is_none() {
                 return Step::End(None, None);
-            };
-            if let Some(backlog) = &mut slot.backlog
+            }
+            if let Some(backlog) = &mut engine.table.slots.body(index).backlog
                 && let Some(outcome) = backlog.results.pop_front()
             {
                 if backlog.paused && backlog.results.is_empty() {
@@ -87,15 +87,12 @@ impl<O: Multishot> LocalStream<O> {
                 }
                 return Step::Item(outcome);
             }
+            let slot = engine.table.slots.at(index);
             if slot.state == State::Done {
                 let (op, outcome) = engine.take_finished(index);
-                return Step::End(outcome, op);
+                return Step::End(Some(outcome), op);
             }
-            if let Some(waker) = waker
-                && !matches!(&slot.notify, Notify::Waker(old) if old.will_wake(waker))
-            {
-                stale = std::mem::replace(&mut slot.notify, Notify::Waker(waker.clone()));
-            }
+            stale = waker.and_then(|waker| slot.notify.await_by(waker));
             Step::Pending
         });
         drop(stale);

@@ -2,20 +2,21 @@
 
 use super::{Local, Typed, conclude};
 use crate::backend::OpId;
-use crate::engine::Reason;
-use crate::engine::slots::{Notify, State};
+use crate::engine::slots::State;
+use crate::engine::{Outcome, Payload, Reason};
 use crate::error::{Error, ErrorKind, Failed, Result};
-use crate::op::Operation;
-use crate::proactor::Inner;
+use crate::op::{Operation, Shape};
 use crate::remote::cell::{Cell, Taken};
 use crate::remote::handle::Handle;
 use crate::remote::inbox;
 use std::future::Future;
 use std::marker::PhantomData;
 use std::pin::Pin;
-use std::rc::Rc;
 use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
+
+/// The name of no operation: no slot has this index.
+const TAKEN: OpId = OpId(u64::MAX);
 
 /// An operation under way on the owner's thread.
 ///
@@ -23,16 +24,16 @@ use std::task::{Context, Poll, Waker};
 /// Whether dropping may lose bytes is said at each operation.
 #[must_use = "dropping a submission cancels its operation"]
 pub struct Submission<O: Operation> {
-    inner: Rc<Inner>,
+    port: Local,
+    /// `TAKEN` once the result was taken: a word, so that the whole stays two of them.
     id: OpId,
-    taken: bool,
     typed: Typed<O>,
 }
 
 impl<O: Operation> Submission<O> {
     #[inline]
-    pub(crate) fn new(inner: Rc<Inner>, id: OpId) -> Submission<O> {
-        Submission { inner, id, taken: false, typed: PhantomData }
+    pub(crate) fn new(port: Local, id: OpId) -> Submission<O> {
+        Submission { port, id, typed: PhantomData }
     }
 
     /// The operation's name, for [`Proactor::cancel`](crate::Proactor::cancel) and dumps.
@@ -42,7 +43,7 @@ impl<O: Operation> Submission<O> {
 
     /// The result if there is one, without waiting. None before the end, and after it was taken.
     pub fn try_take(&mut self) -> Option<Result<O::Output<Local>, Failed<O>>> {
-        if self.taken {
+        if self.id == TAKEN {
             return None;
         }
         match self.take(None) {
@@ -58,7 +59,7 @@ impl<O: Operation> Submission<O> {
     /// NotFound when it is over already.
     pub fn cancel(&self) -> Result<()> {
         const NAME: &str = "cancel";
-        match self.inner.with(NAME, |engine| engine.cancel(self.id, Reason::User))? {
+        match self.port.inner.with(NAME, |engine| engine.cancel(self.id, Reason::User))? {
             true => Ok(()),
             false => Err(Error::new(NAME, ErrorKind::NotFound, "the operation is over")),
         }
@@ -66,43 +67,40 @@ impl<O: Operation> Submission<O> {
 
     /// Lets the operation run on its own; what it brings is dropped when it ends.
     pub fn detach(mut self) {
-        self.taken = true;
-        let _ = self.inner.with("detach", |engine| engine.detach(self.id));
+        let id = std::mem::replace(&mut self.id, TAKEN);
+        let _ = self.port.inner.with("detach", |engine| engine.detach(id));
     }
 
     #[inline]
     fn take(&mut self, waker: Option<&Waker>) -> Poll<Result<O::Output<Local>, Failed<O>>> {
-        let mut stale = Notify::Nobody;
-        let taken = self.inner.with("await", |engine| {
-            let Some(slot) = engine.table.slots.find(self.id) else { return None };
-            if slot.state != State::Done {
-                if let Some(waker) = waker
-                    && !matches!(&slot.notify, Notify::Waker(old) if old.will_wake(waker))
-                {
-                    stale = std::mem::replace(&mut slot.notify, Notify::Waker(waker.clone()));
-                }
-                return Some(None);
-            }
-            Some(Some(engine.take_finished(self.id.index())))
-        });
-        drop(stale);
-        match taken {
-            Ok(Some(None)) => Poll::Pending,
-            Ok(Some(Some((op, Some(outcome))))) => {
-                self.taken = true;
-                let port = Local { inner: self.inner.clone() };
-                Poll::Ready(conclude(op, outcome, &port))
-            }
-            Ok(_) => {
-                self.taken = true;
-                let error = Error::new("await", ErrorKind::NotFound, "the result was taken");
-                Poll::Ready(Err(Failed::lost(error)))
-            }
+        let mut engine = match self.port.inner.enter("await") {
+            Ok(engine) => engine,
             Err(error) => {
-                self.taken = true;
-                Poll::Ready(Err(Failed::lost(error)))
+                self.id = TAKEN;
+                return Poll::Ready(Err(Failed::lost(error)));
             }
+        };
+        let Some(slot) = engine.table.slots.find(self.id) else {
+            let error = Error::new("await", ErrorKind::NotFound, "the result was taken");
+            return Poll::Ready(Err(Failed::lost(error)));
+        };
+        if slot.state != State::Done {
+            let stale = waker.and_then(|waker| slot.notify.await_by(waker));
+            drop(engine);
+            drop(stale);
+            return Poll::Pending;
         }
+        let index = self.id.index();
+        self.id = TAKEN;
+        if slot.shape == Shape::Plain {
+            let (op, result, reason) = engine.take_plain::<O>(index);
+            drop(engine);
+            let outcome = Outcome::new(result, reason, Payload::None);
+            return Poll::Ready(conclude(op, outcome, &self.port));
+        }
+        let (op, outcome) = engine.take_finished::<O>(index);
+        drop(engine);
+        Poll::Ready(conclude(op, outcome, &self.port))
     }
 }
 
@@ -116,8 +114,8 @@ impl<O: Operation> Future for Submission<O> {
 
 impl<O: Operation> Drop for Submission<O> {
     fn drop(&mut self) {
-        if !self.taken {
-            self.inner.abandon(self.id);
+        if self.id != TAKEN {
+            self.port.inner.abandon(self.id);
         }
     }
 }
@@ -156,7 +154,7 @@ impl<O: Operation> Future for RemoteSubmission<O> {
             Poll::Pending => Poll::Pending,
             Poll::Ready(Taken::End(op, outcome)) => {
                 self.taken = true;
-                Poll::Ready(conclude(op, outcome, &self.handle))
+                Poll::Ready(conclude(op.map(O::from_op), outcome, &self.handle))
             }
             // A one-shot operation has no intermediate results.
             Poll::Ready(Taken::Result(_)) => Poll::Pending,

@@ -1,6 +1,6 @@
 //! Accepting connections, one or many.
 
-use super::{Attempt, Context, Forms, Interest, Multishot, Operation, settle, variant};
+use super::{Attempt, Context, Forms, Interest, Multishot, Operation, Shape, settle, variant};
 use crate::engine::Outcome;
 use crate::engine::descriptors::{Class, DescId, Descriptor};
 use crate::error::{Error, ErrorKind, Failed, Result};
@@ -76,8 +76,8 @@ impl Forms for AcceptMany {
         Some(self.listener)
     }
 
-    fn is_multishot(&self) -> bool {
-        true
+    fn shape(&self) -> Shape {
+        Shape::Multishot
     }
 
     fn check(&self, descriptor: Option<&Descriptor>) -> Result<()> {

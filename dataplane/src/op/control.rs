@@ -70,6 +70,10 @@ impl Close {
 impl Forms for Close {
     const NAME: &'static str = "close";
 
+    fn closes(&self) -> Option<DescId> {
+        (self.number < 0).then_some(self.desc)
+    }
+
     fn entry(&mut self, _: &mut Context<'_>) -> Entry {
         opcode::Close::new(io_uring::types::Fd(self.number)).build()
     }

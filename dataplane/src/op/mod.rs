@@ -40,7 +40,7 @@ use crate::engine::descriptors::{DescId, Descriptor};
 use crate::engine::groups::{Groups, PoolId};
 use crate::engine::registry::Registry;
 use crate::engine::scratch::Scratch;
-use crate::engine::{Outcome, Reason};
+use crate::engine::{Outcome, Payload, Reason};
 use crate::error::{Error, ErrorKind, Failed, Result};
 use crate::io::Port;
 use io_uring::squeue::{self, Entry};
@@ -114,11 +114,17 @@ macro_rules! variant {
                 crate::op::Op::$name(op)
             }
         }
-        impl crate::op::FromOp for $name {
-            fn from_op(op: crate::op::Op) -> $name {
-                match op {
-                    crate::op::Op::$name(op) => op,
-                    _ => unreachable!("a slot gave back another kind of operation"),
+        impl crate::op::Stored for $name {
+            #[inline]
+            fn put(self, place: &mut Option<crate::op::Op>) {
+                *place = Some(crate::op::Op::$name(self));
+            }
+            #[inline]
+            fn take(place: &mut Option<crate::op::Op>) -> Option<$name> {
+                match place.take() {
+                    Some(crate::op::Op::$name(op)) => Some(op),
+                    None => None,
+                    Some(_) => unreachable!("a slot gave back another kind of operation"),
                 }
             }
         }
@@ -126,15 +132,26 @@ macro_rules! variant {
 }
 pub(crate) use variant;
 
+/// What happens to the results of an operation.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Shape {
+    /// One result, which the operation looks at.
+    Ordinary,
+    /// One result, taken as it is: no descriptor, no buffer, nothing brought.
+    Plain,
+    /// Results until it is cancelled or ends.
+    Multishot,
+}
+
 /// Which of a stream's two queues an operation belongs to: order of submission is order of bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Lane {
+pub enum Lane {
     Recv = 0,
     Send = 1,
 }
 
 /// What the readiness backend learns from one attempt.
-pub(crate) enum Attempt {
+pub enum Attempt {
     /// The call ended: a result or a negative errno, as in a completion.
     Done(i32),
     /// As `Done`, with completion flags (a selected buffer).
@@ -146,10 +163,10 @@ pub(crate) enum Attempt {
 }
 
 /// A blocking call for a helper thread.
-pub(crate) type HelperJob = Box<dyn FnOnce() -> i32 + std::marker::Send>;
+pub type HelperJob = Box<dyn FnOnce() -> i32 + std::marker::Send>;
 
 /// What follows from one kernel result of a one-shot operation.
-pub(crate) enum Advance {
+pub enum Advance {
     /// The operation is over with this result.
     Done(i32),
     /// Not yet: submit the same operation again (it has moved on).
@@ -157,7 +174,7 @@ pub(crate) enum Advance {
 }
 
 /// What an operation is resolved against when it is handed to a backend.
-pub(crate) struct Context<'a> {
+pub struct Context<'a> {
     pub(crate) descriptor: Option<&'a mut Descriptor>,
     /// The second descriptor of a transfer.
     pub(crate) source: Option<RawFd>,
@@ -200,9 +217,19 @@ impl Target {
 }
 
 /// The life of one operation between submission and result; every operation implements it once.
-pub(crate) trait Forms {
+pub trait Forms {
     /// Short name, as in errors and dumps.
     const NAME: &'static str;
+
+    /// The name of this one.
+    fn name(&self) -> &'static str {
+        Self::NAME
+    }
+
+    /// What happens to its results.
+    fn shape(&self) -> Shape {
+        Shape::Ordinary
+    }
 
     /// The descriptor it works on.
     fn desc(&self) -> Option<DescId> {
@@ -211,6 +238,11 @@ pub(crate) trait Forms {
 
     /// A second descriptor that must stay open meanwhile.
     fn source(&self) -> Option<DescId> {
+        None
+    }
+
+    /// The descriptor it closes.
+    fn closes(&self) -> Option<DescId> {
         None
     }
 
@@ -224,11 +256,6 @@ pub(crate) trait Forms {
         None
     }
 
-    /// Whether it goes on producing results until it is cancelled or ends.
-    fn is_multishot(&self) -> bool {
-        false
-    }
-
     /// Rejects a malformed operation before anything is submitted.
     fn check(&self, descriptor: Option<&Descriptor>) -> Result<()> {
         let _ = descriptor;
@@ -237,6 +264,11 @@ pub(crate) trait Forms {
 
     /// The submission queue entry. `user_data` is set by the caller.
     fn entry(&mut self, cx: &mut Context<'_>) -> Entry;
+
+    /// The entry of a plain operation, which refers to nothing.
+    fn plain_entry(&self) -> Entry {
+        unreachable!("only plain operations have one")
+    }
 
     /// The system call.
     fn attempt(&mut self, cx: &mut Context<'_>) -> Attempt;
@@ -263,82 +295,108 @@ pub(crate) trait Forms {
     }
 }
 
-macro_rules! forward {
-    ($(fn $name:ident(&self $(, $arg:ident: $ty:ty)*) -> $out:ty;)*) => {
-        $(pub(crate) fn $name(&self $(, $arg: $ty)*) -> $out {
-            each!(self, op => op.$name($($arg),*))
-        })*
-    };
-}
+/// Any operation is one: the engine's code is written once, for the enum and for each struct.
+impl Forms for Op {
+    const NAME: &'static str = "operation";
 
-impl Op {
-    forward! {
-        fn desc(&self) -> Option<DescId>;
-        fn source(&self) -> Option<DescId>;
-        fn lane(&self) -> Option<Lane>;
-        fn pool(&self) -> Option<PoolId>;
-        fn is_multishot(&self) -> bool;
-        fn check(&self, descriptor: Option<&Descriptor>) -> Result<()>;
-        fn fires_at(&self) -> Option<u64>;
+    fn name(&self) -> &'static str {
+        each!(self, op => op.name())
     }
 
-    pub(crate) fn name(&self) -> &'static str {
-        fn of<F: Forms>(_: &F) -> &'static str {
-            F::NAME
-        }
-        each!(self, op => of(op))
+    fn shape(&self) -> Shape {
+        each!(self, op => op.shape())
     }
 
-    pub(crate) fn entry(&mut self, cx: &mut Context<'_>) -> Entry {
+    fn desc(&self) -> Option<DescId> {
+        each!(self, op => op.desc())
+    }
+
+    fn source(&self) -> Option<DescId> {
+        each!(self, op => op.source())
+    }
+
+    fn closes(&self) -> Option<DescId> {
+        each!(self, op => op.closes())
+    }
+
+    fn lane(&self) -> Option<Lane> {
+        each!(self, op => op.lane())
+    }
+
+    fn pool(&self) -> Option<PoolId> {
+        each!(self, op => op.pool())
+    }
+
+    fn check(&self, descriptor: Option<&Descriptor>) -> Result<()> {
+        each!(self, op => op.check(descriptor))
+    }
+
+    fn entry(&mut self, cx: &mut Context<'_>) -> Entry {
         each!(self, op => op.entry(cx))
     }
 
-    pub(crate) fn attempt(&mut self, cx: &mut Context<'_>) -> Attempt {
+    fn plain_entry(&self) -> Entry {
+        each!(self, op => op.plain_entry())
+    }
+
+    fn attempt(&mut self, cx: &mut Context<'_>) -> Attempt {
         each!(self, op => op.attempt(cx))
     }
 
-    pub(crate) fn advance(&mut self, result: i32, flags: u32) -> Advance {
+    fn advance(&mut self, result: i32, flags: u32) -> Advance {
         each!(self, op => op.advance(result, flags))
     }
 
-    pub(crate) fn collect(&mut self, scratch: *mut Scratch) {
+    fn collect(&mut self, scratch: *mut Scratch) {
         each!(self, op => op.collect(scratch));
     }
 
-    pub(crate) fn notified(&mut self, copied: bool) {
+    fn notified(&mut self, copied: bool) {
         each!(self, op => op.notified(copied));
+    }
+
+    fn fires_at(&self) -> Option<u64> {
+        each!(self, op => op.fires_at())
+    }
+}
+
+impl Op {
+    /// Whether it goes on producing results until it is cancelled or ends.
+    pub(crate) fn is_multishot(&self) -> bool {
+        self.shape() == Shape::Multishot
     }
 
     /// Whether what it brings is a descriptor that must be closed when nobody takes it.
     pub(crate) fn brings_descriptor(&self) -> bool {
         matches!(self, Op::Accept(_) | Op::AcceptMany(_) | Op::Open(_))
     }
+}
 
-    /// The memory pool a selected buffer comes from, when the result selects one.
-    pub(crate) fn received_pool(&self) -> Option<PoolId> {
-        self.pool()
-    }
-
-    /// What a buffer-bound operation moved before it ended with an error, in bytes.
-    pub(crate) fn moved(&self) -> u64 {
-        match self {
-            Op::Send(op) => op.sent_bytes() as u64,
-            Op::SendVectored(op) => op.sent_bytes() as u64,
-            Op::Transfer(op) => op.moved_bytes(),
-            _ => 0,
-        }
+/// How an operation's struct gets into a slot and out again.
+pub trait Stored: Sized {
+    #[doc(hidden)]
+    fn put(self, place: &mut Option<Op>);
+    #[doc(hidden)]
+    fn take(place: &mut Option<Op>) -> Option<Self>;
+    /// Out of the enum.
+    #[doc(hidden)]
+    fn from_op(op: Op) -> Self {
+        Self::take(&mut Some(op)).expect("an operation is of its own kind")
     }
 }
 
-/// Takes an operation's struct back out of the enum.
-pub trait FromOp {
-    #[doc(hidden)]
-    fn from_op(op: Op) -> Self;
+impl Stored for Op {
+    fn put(self, place: &mut Option<Op>) {
+        *place = Some(self);
+    }
+    fn take(place: &mut Option<Op>) -> Option<Op> {
+        place.take()
+    }
 }
 
 /// An operation a proactor can run. Sealed: the set of operations is closed.
 #[diagnostic::on_unimplemented(message = "`{Self}` is not an operation of the proactor")]
-pub trait Operation: Into<Op> + FromOp + std::marker::Send + Sized + 'static {
+pub trait Operation: Forms + Into<Op> + Stored + std::marker::Send + Sized + 'static {
     /// What a completed operation gives. `P` is where it was submitted: sockets and files that
     /// an operation brings belong to the same place.
     type Output<P: Port>;
@@ -366,16 +424,22 @@ pub trait HoldsBuffer {
 }
 
 /// The result of an ended operation as a value: the count, or an error with the reason told apart.
+#[inline]
 pub(crate) fn settle(outcome: &Outcome, name: &'static str) -> Result<u32> {
-    if outcome.result >= 0 {
-        return Ok(outcome.result as u32);
+    match outcome.result {
+        0.. => Ok(outcome.result as u32),
+        _ => Err(failure(outcome, name)),
     }
-    if let Some(refusal) = &outcome.refusal {
-        return Err(Error::clone(refusal));
+}
+
+#[cold]
+fn failure(outcome: &Outcome, name: &'static str) -> Error {
+    if let Payload::Refusal(error) = &outcome.payload {
+        return error.clone();
     }
     let errno = -outcome.result;
     let error = Error::from_errno(name, errno);
-    Err(match outcome.reason {
+    match outcome.reason {
         _ if errno == libc::EBADR => error
             .with_kind(ErrorKind::DataLoss)
             .with_message("the kernel dropped completions; make a new proactor"),
@@ -391,5 +455,5 @@ pub(crate) fn settle(outcome: &Outcome, name: &'static str) -> Result<u32> {
         Reason::Shutdown => {
             error.with_kind(ErrorKind::ShutDown).with_message("the proactor shut down")
         }
-    })
+    }
 }

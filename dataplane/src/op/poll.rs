@@ -1,6 +1,6 @@
 //! Readiness of a descriptor, once or persistently.
 
-use super::{Attempt, Context, Forms, Multishot, Operation, settle, variant};
+use super::{Attempt, Context, Forms, Multishot, Operation, Shape, settle, variant};
 use crate::engine::Outcome;
 use crate::engine::descriptors::{Class, DescId, Descriptor};
 use crate::error::{Error, ErrorKind, Failed, Result};
@@ -142,8 +142,8 @@ impl Forms for PollMany {
         Some(self.desc)
     }
 
-    fn is_multishot(&self) -> bool {
-        true
+    fn shape(&self) -> Shape {
+        Shape::Multishot
     }
 
     fn check(&self, descriptor: Option<&Descriptor>) -> Result<()> {

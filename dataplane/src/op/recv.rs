@@ -1,8 +1,8 @@
 //! Receiving: into a lease, into several, or into buffers a receive pool provides.
 
 use super::{
-    Advance, Attempt, Context, Forms, HoldsBuffer, Interest, Lane, Multishot, Operation, settle,
-    variant,
+    Advance, Attempt, Context, Forms, HoldsBuffer, Interest, Lane, Multishot, Operation, Shape,
+    settle, variant,
 };
 use crate::engine::descriptors::{DescId, Descriptor};
 use crate::engine::groups::PoolId;
@@ -342,8 +342,8 @@ macro_rules! pool_forms {
                 Some(self.arm.pool)
             }
 
-            fn is_multishot(&self) -> bool {
-                $many
+            fn shape(&self) -> Shape {
+                if $many { Shape::Multishot } else { Shape::Ordinary }
             }
 
             fn entry(&mut self, cx: &mut Context<'_>) -> Entry {

@@ -1,6 +1,6 @@
 //! The no-op and the timer.
 
-use super::{Advance, Attempt, Context, Forms, Operation, settle, variant};
+use super::{Advance, Attempt, Context, Forms, Op, Operation, Shape, Stored, settle, variant};
 use crate::engine::Outcome;
 use crate::error::Failed;
 use crate::io::Port;
@@ -11,12 +11,41 @@ use std::time::Instant;
 #[derive(Debug, Default)]
 pub struct Nop;
 
-variant!(Nop);
+impl From<Nop> for Op {
+    fn from(op: Nop) -> Op {
+        Op::Nop(op)
+    }
+}
+
+/// There is nothing in it: where the backend needs no operation to look at, none is stored.
+impl Stored for Nop {
+    #[inline]
+    fn put(self, place: &mut Option<Op>) {
+        *place = Some(Op::Nop(self));
+    }
+
+    #[inline]
+    fn take(place: &mut Option<Op>) -> Option<Nop> {
+        if place.is_some() {
+            *place = None;
+        }
+        Some(Nop)
+    }
+}
 
 impl Forms for Nop {
     const NAME: &'static str = "nop";
 
+    fn shape(&self) -> Shape {
+        Shape::Plain
+    }
+
     fn entry(&mut self, _: &mut Context<'_>) -> Entry {
+        self.plain_entry()
+    }
+
+    #[inline]
+    fn plain_entry(&self) -> Entry {
         opcode::Nop::new().build()
     }
 

@@ -13,7 +13,7 @@ use crate::io::request::Request;
 use crate::io::stream::RemoteStream;
 use crate::io::submission::RemoteSubmission;
 use crate::io::{Named, Port, no_descriptor};
-use crate::op::{FromOp, Multishot, Nop, Operation, Timer};
+use crate::op::{Multishot, Nop, Operation, Timer};
 use crate::proactor::Proactor;
 use std::fmt;
 use std::future::Future;
@@ -121,12 +121,12 @@ impl Port for Handle {
     type Stream<O: Multishot> = RemoteStream<O>;
 
     fn submit<O: Operation>(
-        &self,
+        self,
         op: O,
         deadline_ns: Option<u64>,
     ) -> Result<RemoteSubmission<O>, Failed<O>> {
         let cell = self.send(op, deadline_ns)?;
-        Ok(RemoteSubmission::new(self.clone(), cell))
+        Ok(RemoteSubmission::new(self, cell))
     }
 
     fn submit_many<O: Multishot>(

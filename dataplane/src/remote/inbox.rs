@@ -11,7 +11,6 @@
 use super::cell::Cell;
 use super::waker::{Bell, WakeWord};
 use crate::backend::OpId;
-use crate::engine::slots::MAX_SLOTS;
 use crate::error::{Error, ErrorKind};
 use crate::op::Op;
 use crate::proactor::Proactor;
@@ -21,7 +20,6 @@ use regions::IndexSet;
 use std::io;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::thread::ThreadId;
 
 /// What a foreign thread asks for.
 pub(crate) enum Command {
@@ -85,19 +83,23 @@ pub(crate) struct Shared {
     /// The backend works by readiness: sockets are made non-blocking.
     readiness: AtomicBool,
     pub(crate) origin: Origin,
-    pub(crate) owner: ThreadId,
     pub(crate) name: String,
 }
 
 impl Shared {
-    pub(crate) fn new(name: &str, capacity: usize, descriptors: usize) -> io::Result<Shared> {
+    pub(crate) fn new(
+        name: &str,
+        capacity: usize,
+        slots: usize,
+        descriptors: usize,
+    ) -> io::Result<Shared> {
         Ok(Shared {
             queue: ArrayQueue::new(capacity.max(1)),
             word: WakeWord::new(),
             bell: Bell::new()?,
             returns: Returns {
-                operations: IndexSet::empty(MAX_SLOTS),
-                resumes: IndexSet::empty(MAX_SLOTS),
+                operations: IndexSet::empty(slots),
+                resumes: IndexSet::empty(slots),
                 descriptors: IndexSet::empty(descriptors),
                 pools: IndexSet::empty(1 << 16),
                 registrations: IndexSet::empty(crate::engine::registry::MAX_REGISTRATIONS),
@@ -107,7 +109,6 @@ impl Shared {
             closed: AtomicBool::new(false),
             readiness: AtomicBool::new(false),
             origin: Origin::here()?,
-            owner: std::thread::current().id(),
             name: name.to_owned(),
         })
     }
@@ -188,12 +189,9 @@ impl Shared {
         self.queue.pop()
     }
 
-    pub(crate) fn is_empty(&self) -> bool {
-        self.queue.is_empty()
-    }
-
     pub(crate) fn take_helped(&self, into: &mut Vec<(OpId, i32)>) {
-        if self.has_helped.swap(false, Ordering::Acquire) {
+        if self.has_helped.load(Ordering::Relaxed) && self.has_helped.swap(false, Ordering::Acquire)
+        {
             into.append(&mut self.helped.lock().unwrap_or_else(PoisonError::into_inner));
         }
     }

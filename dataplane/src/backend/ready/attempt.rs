@@ -11,6 +11,7 @@ use crate::capability::Capability;
 use crate::engine::deadlines::now_ns;
 use crate::engine::descriptors::DescId;
 use crate::engine::table::Table;
+use crate::op::Forms;
 use crate::op::{Attempt, Context, HelperJob, Interest, Lane, Op};
 use crate::sys::calls;
 use std::os::fd::RawFd;

@@ -27,7 +27,7 @@ use super::{Backend, Event, Fatal, Kind, MORE, OpId, Provided, RegisterError, Un
 use crate::capability::{Capabilities, Capability};
 use crate::engine::deadlines::now_ns;
 use crate::engine::table::Table;
-use crate::op::{Interest, Lane, Op};
+use crate::op::{Forms, Interest, Lane, Op, Shape};
 use crate::options::{Backend as Choice, MAX_OPERATIONS, Options};
 use crate::remote::inbox::Shared;
 use io_uring::squeue::Entry;
@@ -65,6 +65,8 @@ pub(crate) struct Uring {
     polling: Vec<OpId>,
     /// Events made here: refusals, tags.
     own: Vec<Event>,
+    /// The spare half of a double buffer.
+    batch: Vec<Event>,
     overflows: u64,
     in_overflow: bool,
 }
@@ -98,6 +100,7 @@ impl Uring {
             wake_armed: false,
             polling: Vec::new(),
             own: Vec::new(),
+            batch: Vec::with_capacity(super::EVENTS_PER_TURN),
             overflows: 0,
             in_overflow: false,
         })
@@ -113,6 +116,12 @@ impl Uring {
         }
     }
 
+    /// Stages an operation that refers to nothing in the table.
+    #[inline]
+    pub(crate) fn push_plain<F: Forms>(&mut self, id: OpId, op: &F) {
+        self.stage(op.plain_entry().user_data(id.0));
+    }
+
     fn move_up(&mut self) {
         while let Some(entry) = self.backlog.front() {
             // SAFETY: as in `stage`.
@@ -123,54 +132,94 @@ impl Uring {
         }
     }
 
+    /// Stages the watch of the inbox's bell, once and whenever the kernel ended it.
+    #[inline]
     fn arm_wake(&mut self) {
-        if self.wake_armed {
-            return;
+        if !self.wake_armed {
+            self.stage_wake();
         }
+    }
+
+    #[cold]
+    fn stage_wake(&mut self) {
         self.wake_armed = true;
         let bell = types::Fd(self.shared.bell.as_fd().as_raw_fd());
         let entry = opcode::PollAdd::new(bell, libc::POLLIN as u32).multi(true).build();
         self.stage(entry.user_data(tagged(Kind::Internal, WAKE)));
     }
 
-    /// One enter, repeated only while the kernel has no room or a backlog stands.
-    fn enter(&mut self, want: u32, timeout: Option<Duration>) -> Result<(), Fatal> {
-        self.move_up();
-        let overflowing = self.ring.overflow_flag();
-        if overflowing && !self.in_overflow {
-            self.overflows += 1;
+    /// See [`Backend::wait`].
+    #[inline(always)]
+    pub(crate) fn wait_flat(
+        &mut self,
+        until: Until,
+        table: &mut Table,
+        out: &mut Vec<Event>,
+    ) -> Result<(), Fatal> {
+        self.arm_wake();
+        let ready = self.ring.has_completions() || !self.own.is_empty();
+        let (want, timeout) = match until {
+            _ if ready => (0, None),
+            Until::Now => (0, None),
+            Until::Forever => (1, None),
+            Until::At(at_ns) => (1, Some(Duration::from_nanos(at_ns.saturating_sub(now_ns())))),
+        };
+        let entered = self.enter(want, timeout);
+        let mut ours = false;
+        self.ring.reap(super::EVENTS_PER_TURN, |user_data, result, flags| {
+            ours |= is_ours(user_data, result);
+            out.push(Event { user_data, result, flags });
+        });
+        if ours {
+            self.take_ours(table, out);
         }
-        self.in_overflow = overflowing;
+        if !self.own.is_empty() {
+            out.append(&mut self.own);
+        }
+        entered
+    }
+
+    /// One enter, which submits everything staged.
+    #[inline(always)]
+    fn enter(&mut self, want: u32, timeout: Option<Duration>) -> Result<(), Fatal> {
+        if !self.backlog.is_empty() {
+            self.move_up();
+        }
+        if self.ring.overflow_flag() != self.in_overflow {
+            self.note_overflow();
+        }
         // A standing backlog must reach the kernel before anybody sleeps.
         let want = if self.backlog.is_empty() { want } else { 0 };
         match self.ring.enter(want, timeout) {
             Ok(entered) if entered.end == End::CompletionsLost => Err(Fatal::Dropped),
             Ok(_) => {
-                self.move_up();
+                if !self.backlog.is_empty() {
+                    self.move_up();
+                }
                 Ok(())
             }
             Err(error) => Err(Fatal::Failed(setup::errno_of(&error).unwrap_or(libc::EIO))),
         }
     }
 
-    /// Takes completions out of the ring; our own are handled here.
-    fn reap(&mut self, table: &mut Table, out: &mut Vec<Event>) {
-        let mut internal: Vec<Event> = Vec::new();
-        let polling = &self.polling;
-        self.ring.reap(super::EVENTS_PER_TURN, |user_data, result, flags| {
-            let event = Event { user_data, result, flags };
-            if event.kind() == Kind::Internal as u8 {
-                internal.push(event);
-            } else if result == -libc::EAGAIN && event.kind() == Kind::Operation as u8 {
-                internal.push(event);
-            } else {
-                out.push(event);
+    #[cold]
+    fn note_overflow(&mut self) {
+        self.in_overflow = !self.in_overflow;
+        self.overflows += u64::from(self.in_overflow);
+    }
+
+    /// Takes the events that are the backend's own business out of the batch.
+    #[cold]
+    fn take_ours(&mut self, table: &mut Table, out: &mut Vec<Event>) {
+        let mut batch = std::mem::take(&mut self.batch);
+        std::mem::swap(&mut batch, out);
+        for event in batch.drain(..) {
+            match is_ours(event.user_data, event.result) {
+                true => self.on_internal(event, table, out),
+                false => out.push(event),
             }
-        });
-        debug_assert!(polling.len() <= table.slots.live().count());
-        for event in internal {
-            self.on_internal(event, table, out);
         }
+        self.batch = batch;
     }
 
     fn on_internal(&mut self, event: Event, table: &mut Table, out: &mut Vec<Event>) {
@@ -190,14 +239,17 @@ impl Uring {
     /// The kernel had nothing and would not wait: wait with a poll.
     fn poll_instead(&mut self, event: Event, table: &mut Table, out: &mut Vec<Event>) {
         let id = event.op();
-        let Some(slot) = table.slots.find(id) else { return out.push(event) };
-        let interest = match &slot.op {
+        if table.slots.find(id).is_none() {
+            return out.push(event);
+        }
+        let (slot, body, _) = table.slots.parts(id.index());
+        let interest = match &body.op {
             Some(Op::Accept(_) | Op::AcceptMany(_)) => Interest::READABLE,
             Some(op) if op.lane() == Some(Lane::Send) => Interest::WRITABLE,
             Some(Op::Connect(_) | Op::SendTo(_) | Op::Write(_)) => Interest::WRITABLE,
             _ => Interest::READABLE,
         };
-        if slot.is_multishot || event.flags & MORE != 0 || slot.cancel_sent {
+        if slot.shape == Shape::Multishot || event.flags & MORE != 0 || slot.cancel_sent {
             return out.push(event);
         }
         let number = table.descriptor_of(id);
@@ -215,6 +267,13 @@ impl Uring {
             errno => out.push(Event::of(id, errno, 0)),
         }
     }
+}
+
+/// Whether an event is for the backend: its own, or an operation the kernel would not wait for.
+#[inline]
+fn is_ours(user_data: u64, result: i32) -> bool {
+    let kind = (user_data >> 56) as u8;
+    kind == Kind::Internal as u8 || (result == -libc::EAGAIN && kind == Kind::Operation as u8)
 }
 
 /// The name of the poll that stands for an operation: 32 bits of index, 21 of generation.
@@ -273,18 +332,7 @@ impl Backend for Uring {
     }
 
     fn wait(&mut self, until: Until, table: &mut Table, out: &mut Vec<Event>) -> Result<(), Fatal> {
-        self.arm_wake();
-        let ready = self.ring.has_completions() || !self.own.is_empty();
-        let (want, timeout) = match until {
-            _ if ready => (0, None),
-            Until::Now => (0, None),
-            Until::Forever => (1, None),
-            Until::At(at_ns) => (1, Some(Duration::from_nanos(at_ns.saturating_sub(now_ns())))),
-        };
-        let entered = self.enter(want, timeout);
-        self.reap(table, out);
-        out.append(&mut self.own);
-        entered
+        self.wait_flat(until, table, out)
     }
 
     fn register_memory(&mut self, pieces: &[(*mut u8, usize)]) -> Result<u32, RegisterError> {

@@ -204,6 +204,7 @@ impl Ring {
     ///
     /// Errors are those a retry does not mend: EEXIST (wrong thread), EBADF, EFAULT and the like.
     /// Nothing staged is lost by one.
+    #[inline(always)]
     pub(crate) fn enter(&mut self, want: u32, timeout: Option<Duration>) -> io::Result<Entered> {
         self.sq.sync();
         let pending = self.sq.cq_overflow() || self.sq.taskrun();
@@ -229,6 +230,7 @@ impl Ring {
         self.account(outcome)
     }
 
+    #[inline(always)]
     fn system_call(
         &mut self,
         want: u32,
