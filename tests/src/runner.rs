@@ -16,7 +16,7 @@ use std::collections::BTreeMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::PathBuf;
 use std::sync::mpsc::{self, RecvTimeoutError};
-use std::sync::{Arc, Mutex, Once, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, Once, PoisonError};
 use std::time::{Duration, Instant};
 
 /// How long a case may take before it counts as hanging. Every wait inside is bounded by less.
@@ -26,6 +26,11 @@ const HANGS_AFTER: Duration = Duration::from_secs(20);
 const SETTLES_WITHIN: Duration = Duration::from_secs(5);
 
 static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
+
+/// Waits until no case runs, and keeps it that way.
+pub(crate) fn turn() -> MutexGuard<'static, ()> {
+    ONE_AT_A_TIME.lock().unwrap_or_else(PoisonError::into_inner)
+}
 
 /// Runs cases and remembers their transcripts, to compare them between configurations.
 pub struct Runner {
@@ -103,7 +108,7 @@ impl Runner {
         if !lacks.is_empty() {
             return Ok(entry(Outcome::Skipped, format!("needs {lacks}")));
         }
-        let _turn = ONE_AT_A_TIME.lock().unwrap_or_else(PoisonError::into_inner);
+        let _turn = turn();
         match watched(case, configuration) {
             Ok(verdict) => {
                 let compared = self.compare(case, configuration, &verdict);
