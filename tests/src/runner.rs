@@ -23,7 +23,7 @@ use std::time::{Duration, Instant};
 const HANGS_AFTER: Duration = Duration::from_secs(20);
 
 /// How long what a case dropped may take to be gone.
-const SETTLES_WITHIN: Duration = Duration::from_secs(5);
+const SETTLES_WITHIN: Duration = Duration::from_secs(2);
 
 static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
 
