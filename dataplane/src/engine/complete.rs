@@ -94,7 +94,11 @@ impl Engine {
         match op.advance(event.result, event.flags) {
             Advance::Done(result) => self.settle(index, result, event.flags),
             Advance::Again if own => self.launch(index),
-            Advance::Again => self.settle(index, -libc::ECANCELED, 0),
+            // It is asked to end while it wants more: what has moved is its result.
+            Advance::Again => match op.advance(-libc::ECANCELED, 0) {
+                Advance::Done(result) => self.settle(index, result, event.flags),
+                Advance::Again => self.settle(index, -libc::ECANCELED, 0),
+            },
         }
     }
 
