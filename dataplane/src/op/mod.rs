@@ -257,6 +257,13 @@ pub(crate) trait Forms {
         let _ = copied;
     }
 
+    /// Whether `result` says no more than that there is no zero-copy form for this socket, and a
+    /// copy would do.
+    fn falls_back(&self, result: i32) -> bool {
+        let _ = result;
+        false
+    }
+
     /// The instant (CLOCK_MONOTONIC, ns) at which the operation completes by itself.
     fn fires_at(&self) -> Option<u64> {
         None
@@ -280,6 +287,7 @@ impl Op {
         fn is_multishot(&self) -> bool;
         fn check(&self, descriptor: Option<&Descriptor>) -> Result<()>;
         fn fires_at(&self) -> Option<u64>;
+        fn falls_back(&self, result: i32) -> bool;
     }
 
     pub(crate) fn name(&self) -> &'static str {
