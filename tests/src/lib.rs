@@ -1,1 +1,27 @@
-//! Conformance.
+//! The conformance suite: one set of cases, run over every backend and every capability mask.
+//!
+//! # The parts
+//!
+//! - [`Case`]: a named function over a [`Cx`], which holds a fresh proactor and says what happened
+//!   line by line. The lists are in [`cases`].
+//! - [`matrix`]: the configurations, made from the lists of the crate under test, so that a new
+//!   backend or capability is covered without a change here.
+//! - [`Runner`]: runs cases one at a time, each on a thread of its own under a watchdog, and looks
+//!   afterwards for what was left: operations, descriptors, registrations, memory in the kernel.
+//! - [`Report`]: what came of it. A skip has a reason; a run without cases is a failure.
+//!
+//! Every configuration must tell the same story: the lines a case notes are compared between all
+//! configurations in which it ran.
+
+mod case;
+pub mod cases;
+mod cx;
+pub mod matrix;
+mod report;
+mod runner;
+
+pub use case::{Case, Skip};
+pub use cx::{Cx, OPERATIONS};
+pub use matrix::Configuration;
+pub use report::{Entry, Outcome, Report};
+pub use runner::Runner;

@@ -127,10 +127,20 @@ impl Engine {
         if event.result == -libc::ENOBUFS && own && op.pool().is_some() {
             return self.park_dry(index);
         }
+        if own && op.falls_back(event.result) {
+            if let Some(found) = op.desc().and_then(|desc| self.table.descriptors.find(desc)) {
+                found.policy.refused = true;
+            }
+            return self.launch(index);
+        }
         match op.advance(event.result, event.flags) {
             Advance::Done(result) => self.settle(index, result, event.flags),
             Advance::Again if own => self.launch(index),
-            Advance::Again => self.settle(index, -libc::ECANCELED, 0),
+            // It is asked to end while it wants more: what has moved is its result.
+            Advance::Again => match op.advance(-libc::ECANCELED, 0) {
+                Advance::Done(result) => self.settle(index, result, event.flags),
+                Advance::Again => self.settle(index, -libc::ECANCELED, 0),
+            },
         }
     }
 

@@ -17,6 +17,7 @@
 //! entry for every key up to the largest one ever inserted. Nothing is allocated once the largest
 //! key and the largest number of entries have been reached.
 
+use std::sync::LazyLock;
 use std::time::Instant;
 
 use nix::time::{ClockId, clock_gettime};
@@ -164,13 +165,19 @@ fn read_ns(clock: ClockId) -> u64 {
     time.tv_sec() as u64 * 1_000_000_000 + time.tv_nsec() as u64
 }
 
-/// The deadline that `at` stands for. A time in the past becomes now, one beyond the clock's
-/// range its end (584 years). Never earlier than `at`, and later only by the time between the
-/// two readings made here.
+/// The deadline that `at` stands for. A time before the process's first deadline becomes that, one
+/// beyond the clock's range its end (584 years). Never earlier than `at`, later only by the time
+/// between two readings of the clock, and always by the same: equal instants stay equal.
 pub(crate) fn instant_to_ns(at: Instant) -> u64 {
-    // This order: reading the clock second errs towards late, and a deadline must not be early.
-    let ahead = at.saturating_duration_since(Instant::now());
-    now_ns().saturating_add(u64::try_from(ahead.as_nanos()).unwrap_or(u64::MAX))
+    /// One moment in both clocks.
+    static BASE: LazyLock<(Instant, u64)> = LazyLock::new(|| {
+        // This order: reading the second later errs towards late, and a deadline must not be early.
+        let instant = Instant::now();
+        (instant, now_ns())
+    });
+    let (instant, ns) = *BASE;
+    let ahead = at.saturating_duration_since(instant);
+    ns.saturating_add(u64::try_from(ahead.as_nanos()).unwrap_or(u64::MAX))
 }
 
 #[cfg(test)]

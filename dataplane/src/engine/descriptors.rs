@@ -81,6 +81,8 @@ pub(crate) struct Policy {
     threshold_bytes: usize,
     copied_in_a_row: u32,
     skipped: u32,
+    /// The socket's family has no zero-copy send, whatever the kernel has for others.
+    pub(crate) refused: bool,
 }
 
 impl Policy {
@@ -90,13 +92,14 @@ impl Policy {
             threshold_bytes: FIRST_THRESHOLD_BYTES,
             copied_in_a_row: 0,
             skipped: 0,
+            refused: false,
         }
     }
 
     pub(crate) fn decide(&mut self, bytes: usize, supported: bool) -> Decision {
         let require = self.wanted == ZeroCopy::Require;
         let copied = match self.wanted {
-            _ if !supported => Some(CopyReason::Unsupported),
+            _ if !supported || self.refused => Some(CopyReason::Unsupported),
             ZeroCopy::Never => Some(CopyReason::NotAsked),
             ZeroCopy::Always | ZeroCopy::Require => None,
             ZeroCopy::Auto if bytes < self.threshold_bytes => Some(CopyReason::BelowThreshold),

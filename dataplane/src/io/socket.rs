@@ -246,7 +246,7 @@ impl Socket<Local> {
         const NAME: &str = "cancel all";
         let desc = self.desc();
         self.port.inner.with(NAME, |engine| {
-            if engine.table.descriptors.peek(desc).is_none() {
+            if !engine.table.descriptors.peek(desc).is_some_and(|found| found.is_open()) {
                 return Err(closed(NAME));
             }
             Ok(engine.cancel_descriptor(desc.index, crate::engine::Reason::User))
@@ -314,7 +314,7 @@ impl Socket<Handle> {
         self.port
             .call(move |io| {
                 io.inner().with("cancel all", |engine| {
-                    if engine.table.descriptors.peek(desc).is_none() {
+                    if !engine.table.descriptors.peek(desc).is_some_and(|found| found.is_open()) {
                         return Err(closed("cancel all"));
                     }
                     Ok(engine.cancel_descriptor(desc.index, crate::engine::Reason::User))

@@ -289,6 +289,13 @@ pub trait Forms {
         let _ = copied;
     }
 
+    /// Whether `result` says no more than that there is no zero-copy form for this socket, and a
+    /// copy would do.
+    fn falls_back(&self, result: i32) -> bool {
+        let _ = result;
+        false
+    }
+
     /// The instant (CLOCK_MONOTONIC, ns) at which the operation completes by itself.
     fn fires_at(&self) -> Option<u64> {
         None
@@ -301,6 +308,10 @@ impl Forms for Op {
 
     fn name(&self) -> &'static str {
         each!(self, op => op.name())
+    }
+
+    fn falls_back(&self, result: i32) -> bool {
+        each!(self, op => op.falls_back(result))
     }
 
     fn shape(&self) -> Shape {

@@ -96,6 +96,11 @@ impl Progress {
         }
     }
 
+    /// Families differ: AF_UNIX has no zero-copy send.
+    fn falls_back(&self, result: i32) -> bool {
+        result == -libc::EOPNOTSUPP && self.path.is_zero_copy() && !self.require
+    }
+
     fn notified(&mut self, copied: bool) {
         if copied {
             self.path.copied = Some(CopyReason::KernelCopied);
@@ -216,6 +221,10 @@ impl Forms for Send {
     fn notified(&mut self, copied: bool) {
         self.progress.notified(copied);
     }
+
+    fn falls_back(&self, result: i32) -> bool {
+        self.progress.falls_back(result)
+    }
 }
 
 impl Operation for Send {
@@ -303,6 +312,10 @@ impl Forms for SendVectored {
 
     fn notified(&mut self, copied: bool) {
         self.progress.notified(copied);
+    }
+
+    fn falls_back(&self, result: i32) -> bool {
+        self.progress.falls_back(result)
     }
 }
 

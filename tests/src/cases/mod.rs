@@ -1,0 +1,29 @@
+//! The cases, one file for each noun.
+
+pub mod core;
+
+use crate::Case;
+
+/// Every list of cases.
+const LISTS: &[&[Case]] = &[core::CASES];
+
+/// Every case of a normal run.
+pub fn all() -> Vec<Case> {
+    LISTS.concat()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    #[test]
+    fn names_are_unique_and_say_their_file() {
+        let mut seen = BTreeSet::new();
+        for case in super::all() {
+            assert!(seen.insert(case.name), "{} is there twice", case.name);
+            let (file, what) = case.name.split_once('/').expect("file/what_it_shows");
+            let is_word = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '_';
+            assert!(file.chars().chain(what.chars()).all(is_word), "{}", case.name);
+        }
+    }
+}

@@ -1,0 +1,86 @@
+//! The runner: `cargo run -p conformance`.
+//!
+//! Without flags every case in every configuration. Exit status 1 when something failed, a
+//! configuration that `REQUIRE` names was skipped, or nothing ran; 2 for a wrong command line.
+
+use clap::Parser;
+use conformance::{Case, Entry, Report, Runner, cases, matrix};
+use std::process::ExitCode;
+
+/// Runs the conformance suite.
+#[derive(Parser)]
+#[command(name = "conformance")]
+struct Arguments {
+    /// List cases and configurations, and run none.
+    #[arg(long)]
+    list: bool,
+    /// One JSON object per case and configuration on standard output; everything else on standard
+    /// error.
+    #[arg(long)]
+    json: bool,
+    /// Only this configuration; may be given several times.
+    #[arg(long, value_name = "NAME")]
+    configuration: Vec<String>,
+    /// Only cases whose name contains this.
+    #[arg(long, value_name = "PATTERN")]
+    case: Option<String>,
+    /// Seed of the injected faults.
+    #[arg(long, default_value_t = 1)]
+    seed: u64,
+}
+
+fn chosen(pattern: Option<&str>) -> Vec<Case> {
+    let mut all = cases::all();
+    all.retain(|case| pattern.is_none_or(|pattern| case.name.contains(pattern)));
+    all
+}
+
+fn list(cases: &[Case], configurations: &[matrix::Configuration]) {
+    for case in cases {
+        println!("{}", case.name);
+    }
+    println!("{} cases in {} configurations:", cases.len(), configurations.len());
+    for configuration in configurations {
+        match &configuration.capabilities {
+            Ok(have) => println!("  {} ({have})", configuration.name),
+            Err(reason) => println!("  {} (skipped: {reason})", configuration.name),
+        }
+    }
+}
+
+fn print(report: &Report, json: bool) {
+    match json {
+        true => eprint!("{report}"),
+        false => print!("{report}"),
+    }
+}
+
+fn main() -> ExitCode {
+    let arguments = Arguments::parse();
+    let configurations = match matrix::named(&arguments.configuration, arguments.seed) {
+        Ok(configurations) => configurations,
+        Err(problem) => {
+            eprintln!("{problem}");
+            return ExitCode::from(2);
+        }
+    };
+    let cases = chosen(arguments.case.as_deref());
+    if arguments.list {
+        list(&cases, &configurations);
+        return ExitCode::SUCCESS;
+    }
+    let tell = |entry: &Entry| {
+        if arguments.json {
+            println!("{}", entry.json());
+        }
+    };
+    let report = Runner::from_env().run(&cases, &configurations, tell);
+    print(&report, arguments.json);
+    if report.entries.is_empty() {
+        eprintln!("no case was run: no name contains {:?}", arguments.case.unwrap_or_default());
+    }
+    match report.is_good() {
+        true => ExitCode::SUCCESS,
+        false => ExitCode::FAILURE,
+    }
+}
