@@ -94,8 +94,18 @@ impl Engine {
         match op.advance(event.result, event.flags) {
             Advance::Done(result) => self.settle(index, result, event.flags),
             Advance::Again if own => self.launch(index),
-            Advance::Again => self.settle(index, -libc::ECANCELED, 0),
+            Advance::Again => self.stop_short(index),
         }
+    }
+
+    /// Some of it moved, and then it was asked to end: the operation says what that makes.
+    fn stop_short(&mut self, index: u32) {
+        let op = self.table.slots.at(index).op.as_mut();
+        let result = match op.map(|op| op.advance(-libc::ECANCELED, 0)) {
+            Some(Advance::Done(result)) => result,
+            _ => -libc::ECANCELED,
+        };
+        self.settle(index, result, 0);
     }
 
     /// The result of a one-shot operation, or the end of a multishot one, is known.
