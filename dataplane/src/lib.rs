@@ -51,16 +51,17 @@ mod public {
     pub use crate::engine::report::{InFlight, Stats, Waiter};
     pub use crate::engine::shutdown::Leaked;
     pub use crate::error::{Error, ErrorKind, Failed, Result};
-    pub use crate::io::address::Address;
+    pub use crate::io::address::{Address, MAX_UNIX_NAME_BYTES, UnixAddress};
     pub use crate::io::batch::{Batch, RefusedBatch, Submitted, Ticket};
-    pub use crate::io::file::File;
+    pub use crate::io::connect::Endpoint;
+    pub use crate::io::file::{Chunks, File};
     pub use crate::io::receive_pool::ReceivePool;
     pub use crate::io::registration::Registration;
     pub use crate::io::request::{Multi, Request};
     pub use crate::io::socket::Socket;
     pub use crate::io::stream::{LocalStream, Next, RemoteStream};
     pub use crate::io::submission::{RemoteSubmission, Submission};
-    pub use crate::io::watch::Watch;
+    pub use crate::io::watch::{Watch, WatchControl};
     pub use crate::io::{Local, Port};
     pub use crate::op::{
         Filled, HoldsBuffer, Interest, Multishot, Nop, OpenOptions, Operation, Resolve, Sent, Timer,
@@ -76,7 +77,7 @@ mod public {
     pub use crate::options::{Backend, Options, SqPoll};
     pub use crate::proactor::{Proactor, Wait};
     pub use crate::remote::handle::{Call, Handle};
-    pub use crate::sys::sockets::SocketOptions;
+    pub use crate::sys::sockets::{Kind as SocketKind, SocketOptions};
     pub use fence;
     pub use regions;
 }

@@ -19,7 +19,7 @@ impl<O: Operation> Request<Local, O> {
         self,
         callback: impl FnOnce(Result<O::Output<Local>, Failed<O>>) + 'static,
     ) -> Result<OpId, Failed<O>> {
-        let (port, op, deadline_ns) = self.into_parts();
+        let (port, op, deadline_ns, _last) = self.into_parts();
         let inside = port.clone();
         let notify = Notify::Once(Box::new(move |op, outcome| {
             let op = op.map(O::from_op);

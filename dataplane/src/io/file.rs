@@ -80,7 +80,7 @@ impl<P: Port> File<P> {
 
     /// Closes it for every clone, and says what `close(2)` said.
     pub fn close(self) -> Request<P, Close> {
-        Request::new(&self.port, Close::new(self.desc()))
+        Request::new(&self.port, Close::new(self.desc())).with_last(self.descriptor)
     }
 }
 

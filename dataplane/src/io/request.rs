@@ -15,6 +15,8 @@ pub struct Request<P: Port, O: Operation> {
     port: P,
     op: O,
     deadline_ns: Option<u64>,
+    /// A handle that lives until the operation is submitted, where the operation ends it.
+    last: Option<P::Descriptor>,
 }
 
 /// A multishot operation about to be submitted.
@@ -33,7 +35,13 @@ fn after_ns(timeout: Duration) -> u64 {
 impl<P: Port, O: Operation> Request<P, O> {
     #[inline]
     pub(crate) fn new(port: &P, op: O) -> Request<P, O> {
-        Request { port: port.clone(), op, deadline_ns: None }
+        Request { port: port.clone(), op, deadline_ns: None, last: None }
+    }
+
+    /// Keeps a handle until the operation is submitted: a close must find the descriptor open.
+    pub(crate) fn with_last(mut self, descriptor: P::Descriptor) -> Request<P, O> {
+        self.last = Some(descriptor);
+        self
     }
 
     #[inline]
@@ -70,13 +78,14 @@ impl<P: Port, O: Operation> Request<P, O> {
         self.port.submit(self.op, self.deadline_ns)
     }
 
-    /// The operation alone, for a [`Batch`](crate::Batch).
+    /// The operation alone, for a [`Batch`](crate::Batch). Of a close, it keeps no handle: unless
+    /// another clone is kept until the batch is submitted, the descriptor closes by itself.
     pub fn into_operation(self) -> O {
         self.op
     }
 
-    pub(crate) fn into_parts(self) -> (P, O, Option<u64>) {
-        (self.port, self.op, self.deadline_ns)
+    pub(crate) fn into_parts(self) -> (P, O, Option<u64>, Option<P::Descriptor>) {
+        (self.port, self.op, self.deadline_ns, self.last)
     }
 }
 

@@ -165,7 +165,7 @@ impl<P: Port> Socket<P> {
 
     /// Closes it for every clone: what is in flight ends with Closed, then the descriptor closes.
     pub fn close(self) -> Request<P, Close> {
-        Request::new(&self.port, Close::new(self.desc()))
+        Request::new(&self.port, Close::new(self.desc())).with_last(self.descriptor)
     }
 }
 

@@ -1,11 +1,13 @@
 //! The cases, one file for each noun.
 
 pub mod core;
+mod net;
+pub mod tcp;
 
 use crate::Case;
 
 /// Every list of cases.
-const LISTS: &[&[Case]] = &[core::CASES];
+const LISTS: &[&[Case]] = &[core::CASES, tcp::CASES];
 
 /// Every case of a normal run.
 pub fn all() -> Vec<Case> {
