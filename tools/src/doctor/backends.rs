@@ -1,0 +1,98 @@
+//! The backends, each by moving bytes through it, and the capabilities of io_uring.
+
+use super::exchange::{Trouble, exchange, options, run, unix_pair};
+use super::remedies;
+use super::report::Check;
+use dataplane::diagnose::UringReport;
+use dataplane::{Backend, Capability, Options, Proactor, SqPoll};
+use regions::Slab;
+use std::time::Duration;
+
+const MESSAGE_BYTES: usize = 64;
+
+/// One check per backend, in the order of preference.
+pub fn backends(uring: &UringReport) -> Vec<Check> {
+    Backend::ALL.into_iter().map(|backend| one(backend, uring)).collect()
+}
+
+fn one(backend: Backend, uring: &UringReport) -> Check {
+    let name = backend.name();
+    let io = match Proactor::with(options().backend(backend)) {
+        Ok(io) => io,
+        Err(error) => {
+            let proof = "asked for a proactor on this backend alone";
+            return match backend {
+                Backend::IoUring => Check::missing(name, error.to_string(), proof)
+                    .remedy(remedies::for_io_uring(uring)),
+                _ => Check::failed(name, error.to_string(), proof)
+                    .remedy("free descriptors or memory, then run it again"),
+            };
+        }
+    };
+    let tried = format!("sent {MESSAGE_BYTES} bytes over a socket pair");
+    match round_trip(&io) {
+        Ok(()) => Check::ok(name, format!("{tried} and received the same bytes")),
+        Err(trouble) => Check::failed(name, trouble.to_string(), tried)
+            .remedy("choose another backend (--backend) and report this"),
+    }
+}
+
+fn round_trip(io: &Proactor) -> Result<(), Trouble> {
+    let slab = Slab::new(2, MESSAGE_BYTES)?;
+    let (near, far) = unix_pair(io)?;
+    run(io, exchange(&near, &far, &slab)).map(|_| ())
+}
+
+/// What `auto` picks, a ring served by a kernel thread, and every capability with its proof.
+pub fn capabilities(uring: &UringReport) -> Vec<Check> {
+    let mut checks = vec![auto(), sqpoll(uring)];
+    checks.extend(Capability::ALL.into_iter().map(|capability| proven(capability, uring)));
+    checks
+}
+
+fn auto() -> Check {
+    const NAME: &str = "auto-backend";
+    let proof = "made a proactor with default options and asked it";
+    match Proactor::with(Options::default()) {
+        Ok(io) => {
+            let found = match io.fallback() {
+                None => io.backend().to_string(),
+                Some(why) => format!("{}, because: {why}", io.backend()),
+            };
+            Check::ok(NAME, proof).found(found)
+        }
+        Err(error) => Check::failed(NAME, error.to_string(), proof)
+            .remedy("free descriptors or memory, then run it again"),
+    }
+}
+
+fn sqpoll(uring: &UringReport) -> Check {
+    const NAME: &str = "sqpoll";
+    let proof = "sent bytes over a socket pair, submitted by a kernel thread";
+    if let Some(why) = &uring.unavailable {
+        return Check::missing(NAME, why.message.clone(), "asked for a ring")
+            .remedy(remedies::for_io_uring(uring));
+    }
+    let thread = SqPoll { idle: Duration::from_millis(1), cpu: None };
+    let made = Proactor::with(options().backend(Backend::IoUring).sqpoll(thread));
+    match made.map_err(Trouble::from).and_then(|io| round_trip(&io)) {
+        Ok(()) => Check::ok(NAME, proof),
+        Err(trouble) => Check::limited(NAME, trouble.to_string(), proof)
+            .remedy("none needed: submitting from the calling thread works without it"),
+    }
+}
+
+fn proven(capability: Capability, uring: &UringReport) -> Check {
+    let name = format!("io_uring/{capability}");
+    let Some(proof) = uring.proof(capability) else {
+        return Check::missing(&name, "it was not tried", "asked the probe")
+            .remedy("report this: every capability is tried");
+    };
+    match (proof.available, &uring.unavailable) {
+        (true, _) => Check::ok(&name, proof.proof.clone()),
+        (false, Some(_)) => Check::missing(&name, proof.proof.clone(), "asked for a ring")
+            .remedy(remedies::for_io_uring(uring)),
+        (false, None) => Check::missing(&name, proof.proof.clone(), "tried it on a ring")
+            .remedy(remedies::for_capability(capability)),
+    }
+}
