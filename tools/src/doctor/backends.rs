@@ -32,8 +32,10 @@ fn one(backend: Backend, uring: &UringReport) -> Check {
     let tried = format!("sent {MESSAGE_BYTES} bytes over a socket pair");
     match round_trip(&io) {
         Ok(()) => Check::ok(name, format!("{tried} and received the same bytes")),
-        Err(trouble) => Check::failed(name, trouble.to_string(), tried)
-            .remedy("choose another backend (--backend) and report this"),
+        Err(trouble) => {
+            let remedy = trouble.remedy("choose another backend (--backend) and report this");
+            Check::failed(name, trouble.to_string(), tried).remedy(remedy)
+        }
     }
 }
 
@@ -45,21 +47,22 @@ fn round_trip(io: &Proactor) -> Result<(), Trouble> {
 
 /// What `auto` picks, a ring served by a kernel thread, and every capability with its proof.
 pub fn capabilities(uring: &UringReport) -> Vec<Check> {
-    let mut checks = vec![auto(), sqpoll(uring)];
+    let mut checks = vec![auto(uring), sqpoll(uring)];
     checks.extend(Capability::ALL.into_iter().map(|capability| proven(capability, uring)));
     checks
 }
 
-fn auto() -> Check {
+fn auto(uring: &UringReport) -> Check {
     const NAME: &str = "auto-backend";
     let proof = "made a proactor with default options and asked it";
     match Proactor::with(Options::default()) {
         Ok(io) => {
-            let found = match io.fallback() {
-                None => io.backend().to_string(),
-                Some(why) => format!("{}, because: {why}", io.backend()),
-            };
-            Check::ok(NAME, proof).found(found)
+            let backend = io.backend();
+            match io.fallback() {
+                None => Check::ok(NAME, proof).found(backend.name()),
+                Some(why) => Check::limited(NAME, format!("{backend}, because: {why}"), proof)
+                    .remedy(remedies::for_io_uring(uring)),
+            }
         }
         Err(error) => Check::failed(NAME, error.to_string(), proof)
             .remedy("free descriptors or memory, then run it again"),
@@ -88,11 +91,22 @@ fn proven(capability: Capability, uring: &UringReport) -> Check {
         return Check::missing(&name, "it was not tried", "asked the probe")
             .remedy("report this: every capability is tried");
     };
-    match (proof.available, &uring.unavailable) {
-        (true, _) => Check::ok(&name, proof.proof.clone()),
-        (false, Some(_)) => Check::missing(&name, proof.proof.clone(), "asked for a ring")
-            .remedy(remedies::for_io_uring(uring)),
-        (false, None) => Check::missing(&name, proof.proof.clone(), "tried it on a ring")
-            .remedy(remedies::for_capability(capability)),
-    }
+    let check = match (proof.available, &uring.unavailable) {
+        (true, _) => return Check::ok(&name, proof.proof.clone()),
+        (false, why) => {
+            let done = match (why, capability) {
+                (Some(_), _) => "asked for a ring",
+                (None, Capability::ZeroCopyReceive) => "not tried: no card's queue is set up",
+                (None, Capability::DmaBuf | Capability::DeviceFence) => {
+                    "not tried: io_uring has nothing to try it with"
+                }
+                (None, _) => "tried it on a ring",
+            };
+            Check::missing(&name, proof.proof.clone(), done)
+        }
+    };
+    check.remedy(match uring.unavailable {
+        Some(_) if !remedies::is_for_later(capability) => remedies::for_io_uring(uring),
+        _ => remedies::for_capability(capability),
+    })
 }

@@ -3,7 +3,9 @@
 //! Every operation has a deadline, so that a system that loses something is told of, not waited
 //! for.
 
+use super::remedies;
 use dataplane::{Error, Failed, Filled, Options, Proactor, Sent, Socket};
+use nix::errno::Errno;
 use regions::{Lease, RegionError, Slab};
 use std::fmt;
 use std::io;
@@ -31,15 +33,19 @@ impl Trouble {
         Trouble { message: message.into(), errno: None }
     }
 
-    /// Whether memory that may be pinned, or memory as such, ran out.
+    /// Whether memory that may be pinned, or memory as such, ran out: ENOMEM and ENOBUFS are what
+    /// pinning past RLIMIT_MEMLOCK gives.
     pub fn is_memory(&self) -> bool {
-        // ENOMEM and ENOBUFS are what pinning past RLIMIT_MEMLOCK gives.
-        self.errno.is_some_and(|errno| {
-            matches!(
-                nix::errno::Errno::from_raw(errno),
-                nix::errno::Errno::ENOMEM | nix::errno::Errno::ENOBUFS
-            )
-        })
+        matches!(self.errno.map(Errno::from_raw), Some(Errno::ENOMEM | Errno::ENOBUFS))
+    }
+
+    /// What would help: more of what ran out, or what the check knows.
+    pub fn remedy<'a>(&self, otherwise: &'a str) -> &'a str {
+        match self.errno.map(Errno::from_raw) {
+            _ if self.is_memory() => remedies::MEMLOCK,
+            Some(Errno::EMFILE | Errno::ENFILE) => remedies::NOFILE,
+            _ => otherwise,
+        }
     }
 }
 
@@ -73,9 +79,10 @@ pub struct Exchanged {
     pub received: Filled,
 }
 
-/// A small proactor for checks.
+/// A proactor for checks, so small that its queues take next to nothing of RLIMIT_MEMLOCK, which
+/// newer kernels charge for them.
 pub fn options() -> Options {
-    Options::default().name("doctor").operations(64).descriptors(64)
+    Options::default().name("doctor").operations(8).completions(16).descriptors(64)
 }
 
 /// Runs a check's future on its proactor.

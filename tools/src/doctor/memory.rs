@@ -1,10 +1,10 @@
 //! Memory: how much can be registered, huge pages, NUMA nodes.
 
-use super::exchange::{PATIENCE, Trouble, options, pattern, run};
+use super::exchange::{PATIENCE, Trouble, pattern, run};
 use super::remedies;
 use super::report::Check;
 use dataplane::diagnose::{self, UringReport};
-use dataplane::{Backend, Mechanism, Proactor};
+use dataplane::{Capability, Mechanism, Proactor};
 use regions::{HugePagePool, HugePages, PageSize, Slab};
 use std::fs;
 use std::io::Write;
@@ -14,28 +14,28 @@ const MIB: usize = 1 << 20;
 const WANTED_BYTES: usize = 64 * MIB;
 const NODES: &str = "/sys/devices/system/node/online";
 
+/// The name of the check that registers memory.
+pub const REGISTERED: &str = "registered-memory";
+
 /// All of them.
-pub fn checks(uring: &UringReport) -> Vec<Check> {
-    let mut checks = vec![registered(uring), pages(), huge_pages()];
+pub fn checks(io: &Proactor, uring: &UringReport) -> Vec<Check> {
+    let mut checks = vec![registered(io, uring), pages(), huge_pages()];
     checks.extend(numa());
     checks
 }
 
 /// Registers ever smaller slabs until one is taken, and reads into it.
-fn registered(uring: &UringReport) -> Check {
-    const NAME: &str = "registered-memory";
-    let io = match Proactor::with(options().backend(Backend::IoUring)) {
-        Ok(io) => io,
-        Err(error) => {
-            let reason = format!("memory is registered with io_uring only: {error}");
-            return Check::missing(NAME, reason, "asked for a ring")
-                .remedy(remedies::for_io_uring(uring));
-        }
-    };
+fn registered(io: &Proactor, uring: &UringReport) -> Check {
+    if !io.capabilities().contains(Capability::RegisteredBuffers) {
+        let why = io.fallback().unwrap_or("this ring takes none".to_owned());
+        let reason = format!("memory is registered with io_uring only: {why}");
+        return Check::missing(REGISTERED, reason, "asked for a ring")
+            .remedy(remedies::for_io_uring(uring));
+    }
     let smallest = PageSize::base().bytes();
     let (mut bytes, mut refusals) = (WANTED_BYTES, Vec::new());
     while bytes >= smallest {
-        match register(&io, bytes) {
+        match register(io, bytes) {
             Ok(mechanism) => return judged(bytes, mechanism, refusals.first()),
             Err(trouble) => refusals.push(trouble),
         }
@@ -44,23 +44,23 @@ fn registered(uring: &UringReport) -> Check {
     let reason = refusals.first().map_or(String::new(), Trouble::to_string);
     let proof = format!("tried slabs of {} down to {}", size(WANTED_BYTES), size(smallest));
     let reason = format!("nothing can be registered: {reason}");
-    Check::limited(NAME, reason, proof).remedy(remedies::MEMLOCK)
+    Check::limited(REGISTERED, reason, proof).remedy(remedies::MEMLOCK)
 }
 
 fn judged(bytes: usize, mechanism: Mechanism, refusal: Option<&Trouble>) -> Check {
-    const NAME: &str = "registered-memory";
     let proof = format!("registered a slab of {} and read into it by {mechanism}", size(bytes));
     match (refusal, mechanism) {
         (None, Mechanism::FileFixed) => {
-            Check::ok(NAME, proof).found(format!("{} can be registered", size(bytes)))
+            Check::ok(REGISTERED, proof).found(format!("{} can be registered", size(bytes)))
         }
         (None, other) => {
             let reason = format!("the read went by {other}, not by the registered form");
-            Check::limited(NAME, reason, proof).remedy("report this")
+            Check::limited(REGISTERED, reason, proof).remedy("report this")
         }
         (Some(refusal), _) => {
             let reason = format!("{} can be registered, not {}", size(bytes), size(2 * bytes));
-            Check::limited(NAME, format!("{reason}: {refusal}"), proof).remedy(remedies::MEMLOCK)
+            Check::limited(REGISTERED, format!("{reason}: {refusal}"), proof)
+                .remedy(remedies::MEMLOCK)
         }
     }
 }
@@ -120,7 +120,10 @@ fn huge_pages() -> Check {
         Ok(slab) => Check::ok(NAME, format!("made a {}", slab.report())).found(shown),
         Err(error) => {
             let proof = format!("asked for a slab of one page of {page}");
-            let reason = format!("{shown}: {error}");
+            let reason = match usable.free {
+                0 => shown,
+                _ => format!("{shown}: {error}"),
+            };
             let remedy = "reserve some as root: `sysctl -w vm.nr_hugepages=512` (1 GiB of 2 MiB \
                 pages), best early after the start of the machine; slabs use base pages meanwhile";
             Check::missing(NAME, reason, proof).remedy(remedy)

@@ -26,7 +26,10 @@ mod report;
 mod system;
 mod work;
 
-use report::Report;
+use dataplane::Proactor;
+use dataplane::diagnose::UringReport;
+use exchange::Trouble;
+use report::{Check, Report};
 use std::io::{self, ErrorKind, IsTerminal, Write};
 use std::process::ExitCode;
 
@@ -64,16 +67,33 @@ pub fn run(args: &Args) -> ExitCode {
     }
 }
 
+/// The order in which things are tried is not the order of the report: memory is measured before
+/// more rings are made, since a ring's share of RLIMIT_MEMLOCK comes back some time after its end.
 fn examine() -> Report {
     let uring = dataplane::diagnose::io_uring();
     let mut checks = system::kernel(&uring);
+    let (memory, work) = on_a_proactor(&uring);
     checks.extend(backends::capabilities(&uring));
-    checks.extend(work::checks());
-    checks.extend(memory::checks(&uring));
-    checks.extend(system::limits());
+    checks.extend(work);
+    let registers = memory.iter().any(|check| check.name == memory::REGISTERED && check.is_ok());
+    checks.extend(memory);
+    checks.extend(system::limits(registers));
     checks.extend(system::policies(&uring));
     checks.extend(devices::checks());
     Report { backends: backends::backends(&uring), checks }
+}
+
+/// What needs a proactor: memory, then work.
+fn on_a_proactor(uring: &UringReport) -> (Vec<Check>, Vec<Check>) {
+    match Proactor::with(exchange::options()) {
+        Ok(io) => (memory::checks(&io, uring), work::checks(&io)),
+        Err(error) => {
+            let trouble = Trouble::from(error);
+            let remedy = trouble.remedy("report this");
+            let check = Check::failed("proactor", trouble.to_string(), "asked for one");
+            (Vec::new(), vec![check.remedy(remedy)])
+        }
+    }
 }
 
 fn colours() -> bool {

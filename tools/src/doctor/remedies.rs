@@ -83,8 +83,10 @@ pub enum Obstacle {
     Absent,
     /// The kernel's io_uring lacks what a proactor stands on.
     TooOld,
-    /// A shortage of memory or descriptors.
-    Shortage,
+    /// Too little memory that may be locked.
+    Memory,
+    /// Too few descriptors.
+    Descriptors,
     /// Anything else.
     Other,
 }
@@ -98,14 +100,16 @@ pub fn obstacle(errno: Option<i32>, disabled: Option<u32>) -> Obstacle {
         (Some(Errno::ENOSYS), Some(_)) => Obstacle::Policy,
         (Some(Errno::ENOSYS), None) => Obstacle::Absent,
         (Some(Errno::EINVAL | Errno::EOPNOTSUPP), _) => Obstacle::TooOld,
-        (Some(Errno::ENOMEM | Errno::EMFILE | Errno::ENFILE), _) => Obstacle::Shortage,
+        (Some(Errno::ENOMEM), _) => Obstacle::Memory,
+        (Some(Errno::EMFILE | Errno::ENFILE), _) => Obstacle::Descriptors,
         _ => Obstacle::Other,
     }
 }
 
-/// What would bring io_uring here.
+/// What would bring io_uring here, or a larger ring where a small one can be made.
 pub fn for_io_uring(uring: &UringReport) -> String {
-    let errno = uring.unavailable.as_ref().and_then(|why| why.errno);
+    let Some(why) = &uring.unavailable else { return MEMLOCK.to_owned() };
+    let errno = why.errno;
     let disabled = io_uring_disabled().ok().flatten();
     let text = match obstacle(errno, disabled) {
         Obstacle::Sysctl(1) => {
@@ -122,16 +126,22 @@ pub fn for_io_uring(uring: &UringReport) -> String {
              allows it (`dataplane doctor --remedies`)"
         }
         Obstacle::TooOld => "a kernel of 6.1 or newer",
-        Obstacle::Shortage => "raise RLIMIT_NOFILE and RLIMIT_MEMLOCK, or free memory",
+        Obstacle::Memory => MEMLOCK,
+        Obstacle::Descriptors => NOFILE,
         Obstacle::Other => "none known; the readiness backends give the same results",
     };
     text.to_owned()
 }
 
+/// Capabilities that no operation of this version would use.
+pub fn is_for_later(capability: Capability) -> bool {
+    matches!(capability, Capability::ZeroCopyReceive | Capability::DmaBuf | Capability::DeviceFence)
+}
+
 /// What would bring a capability to a kernel that has io_uring.
 pub fn for_capability(capability: Capability) -> String {
     let kernel = match capability {
-        Capability::ZeroCopyReceive | Capability::DmaBuf | Capability::DeviceFence => {
+        _ if is_for_later(capability) => {
             return "none: this version of dataplane has no operation that would use it".to_owned();
         }
         Capability::ReceiveBundles => "6.10",
@@ -149,7 +159,7 @@ pub fn for_capability(capability: Capability) -> String {
     };
     format!(
         "a kernel of {kernel} or newer; on such a kernel, a security policy refuses it, or \
-         RLIMIT_MEMLOCK is too small"
+         RLIMIT_MEMLOCK or RLIMIT_NOFILE is too small"
     )
 }
 
@@ -167,7 +177,8 @@ mod tests {
         assert_eq!(obstacle(enosys, Some(0)), Obstacle::Policy);
         assert_eq!(obstacle(enosys, None), Obstacle::Absent);
         assert_eq!(obstacle(Some(Errno::EINVAL as i32), Some(0)), Obstacle::TooOld);
-        assert_eq!(obstacle(Some(Errno::EMFILE as i32), Some(0)), Obstacle::Shortage);
+        assert_eq!(obstacle(Some(Errno::EMFILE as i32), Some(0)), Obstacle::Descriptors);
+        assert_eq!(obstacle(Some(Errno::ENOMEM as i32), Some(0)), Obstacle::Memory);
         assert_eq!(obstacle(None, Some(0)), Obstacle::Other);
     }
 

@@ -14,9 +14,9 @@ pub fn kernel(uring: &UringReport) -> Vec<Check> {
     vec![release(), ring(uring), processors()]
 }
 
-/// What one process may use.
-pub fn limits() -> Vec<Check> {
-    vec![memlock(), descriptors()]
+/// What one process may use. `registers`: whether all the memory that was wanted was registered.
+pub fn limits(registers: bool) -> Vec<Check> {
+    vec![memlock(registers), descriptors()]
 }
 
 /// What was decided about this process or this machine.
@@ -66,7 +66,7 @@ fn processors() -> Check {
     }
 }
 
-fn memlock() -> Check {
+fn memlock(registers: bool) -> Check {
     const NAME: &str = "limit-memlock";
     const WANTED_BYTES: u64 = 64 << 20;
     let proof = "asked getrlimit(2)";
@@ -74,6 +74,10 @@ fn memlock() -> Check {
         Ok(limit) => {
             let found = format!("{limit} bytes");
             match limit.soft {
+                Some(soft) if soft < WANTED_BYTES && registers => {
+                    let why = "more was registered: it does not bind this process (CAP_IPC_LOCK)";
+                    Check::ok(NAME, proof).found(format!("{found}; {why}"))
+                }
                 Some(soft) if soft < WANTED_BYTES => {
                     let reason = format!("{found}; registered-memory says what that allows");
                     Check::limited(NAME, reason, proof).remedy(remedies::MEMLOCK)

@@ -1,7 +1,7 @@
 //! Work through the backend that `auto` picks: TCP over loopback, zero-copy sends, a receive pool,
 //! the descriptor table, a file past the page cache, a name.
 
-use super::exchange::{PATIENCE, Trouble, exchange, filled_slot, is_intact, options, pattern};
+use super::exchange::{PATIENCE, Trouble, exchange, filled_slot, is_intact, pattern};
 use super::exchange::{run, tcp_pair};
 use super::remedies;
 use super::report::Check;
@@ -16,22 +16,14 @@ use std::path::{Path, PathBuf};
 const SLOT_BYTES: usize = 16 << 10;
 
 /// All of them, on one proactor.
-pub fn checks() -> Vec<Check> {
-    let io = match Proactor::with(options()) {
-        Ok(io) => io,
-        Err(error) => {
-            let check = Check::failed("proactor", error.to_string(), "asked for one")
-                .remedy("free descriptors or memory, then run it again");
-            return vec![check];
-        }
-    };
+pub fn checks(io: &Proactor) -> Vec<Check> {
     vec![
-        loopback(&io),
-        zero_copy_send(&io),
-        receive_pool(&io),
-        registered_descriptors(&io),
-        direct_file(&io),
-        names(&io),
+        loopback(io),
+        zero_copy_send(io),
+        receive_pool(io),
+        registered_descriptors(io),
+        direct_file(io),
+        names(io),
     ]
 }
 
@@ -49,8 +41,10 @@ fn loopback(io: &Proactor) -> Check {
     };
     match attempt() {
         Ok(proof) => Check::ok(NAME, proof),
-        Err(trouble) => Check::failed(NAME, trouble.to_string(), "connected to 127.0.0.1")
-            .remedy("bring the loopback interface up: `ip link set lo up`"),
+        Err(trouble) => {
+            let remedy = trouble.remedy("bring the loopback interface up: `ip link set lo up`");
+            Check::failed(NAME, trouble.to_string(), "connected to 127.0.0.1").remedy(remedy)
+        }
     }
 }
 
@@ -76,7 +70,7 @@ fn zero_copy_send(io: &Proactor) -> Check {
         Ok(outcome) => outcome,
         Err(trouble) => {
             let proof = format!("sent {SLOT_BYTES} bytes over loopback TCP without a copy");
-            let remedy = if trouble.is_memory() { remedies::MEMLOCK } else { "report this" };
+            let remedy = trouble.remedy("report this, unless tcp-loopback fails as well");
             let state = if trouble.is_memory() { Check::limited } else { Check::failed };
             return state(NAME, trouble.to_string(), proof).remedy(remedy);
         }
@@ -138,7 +132,10 @@ fn receive_pool(io: &Proactor) -> Check {
         Err(trouble) if trouble.is_memory() => {
             Check::limited(NAME, trouble.to_string(), armed).remedy(remedies::MEMLOCK)
         }
-        Err(trouble) => Check::failed(NAME, trouble.to_string(), armed).remedy("report this"),
+        Err(trouble) => {
+            let remedy = trouble.remedy("report this, unless tcp-loopback fails as well");
+            Check::failed(NAME, trouble.to_string(), armed).remedy(remedy)
+        }
     }
 }
 
@@ -152,13 +149,17 @@ fn registered_descriptors(io: &Proactor) -> Check {
         Ok(registered)
     };
     let proof = "put two sockets in the descriptor table and moved 64 bytes between them";
+    let by_kernel = io.capabilities().contains(Capability::FixedFiles);
     match attempt() {
-        Ok(true) => Check::ok(NAME, proof),
-        Ok(false) => {
-            let reason = format!("the {} backend has no such table", io.backend());
+        Ok(true) if by_kernel => Check::ok(NAME, proof),
+        Ok(_) => {
+            let reason = format!("the kernel keeps no such table for {}", io.backend());
             Check::missing(NAME, reason, proof).remedy("what brings io_uring/fixed-files, above")
         }
-        Err(trouble) => Check::failed(NAME, trouble.to_string(), proof).remedy(remedies::NOFILE),
+        Err(trouble) => {
+            let remedy = trouble.remedy("report this");
+            Check::failed(NAME, trouble.to_string(), proof).remedy(remedy)
+        }
     }
 }
 
@@ -195,7 +196,8 @@ fn direct_file(io: &Proactor) -> Check {
         Ok(scratch) => scratch,
         Err(trouble) => {
             let reason = format!("{place}: {trouble}");
-            return Check::missing(NAME, reason, wrote).remedy(remedies::TEMPORARY);
+            let remedy = trouble.remedy(remedies::TEMPORARY);
+            return Check::missing(NAME, reason, wrote).remedy(remedy);
         }
     };
     let attempt = || -> Result<String, Trouble> {
@@ -218,7 +220,8 @@ fn direct_file(io: &Proactor) -> Check {
     match attempt() {
         Ok(found) => Check::ok(NAME, proof).found(found),
         Err(trouble) => {
-            Check::missing(NAME, format!("{place}: {trouble}"), proof).remedy(remedies::TEMPORARY)
+            let remedy = trouble.remedy(remedies::TEMPORARY);
+            Check::missing(NAME, format!("{place}: {trouble}"), proof).remedy(remedy)
         }
     }
 }
@@ -232,7 +235,9 @@ fn names(io: &Proactor) -> Check {
             let found: Vec<_> = found.iter().map(|address| address.ip().to_string()).collect();
             Check::ok(NAME, proof).found(format!("localhost is {}", found.join(", ")))
         }
-        Err(trouble) => Check::limited(NAME, trouble.to_string(), proof)
-            .remedy("use numeric addresses, or put `127.0.0.1 localhost` into /etc/hosts"),
+        Err(trouble) => {
+            let remedy = "use numeric addresses, or put `127.0.0.1 localhost` into /etc/hosts";
+            Check::limited(NAME, trouble.to_string(), proof).remedy(trouble.remedy(remedy))
+        }
     }
 }
