@@ -7,6 +7,7 @@
 //! Unsafe code: system calls between fork and exec, each safe there (signal-safety(7)), and a
 //! pseudo-terminal.
 #![allow(unsafe_code)]
+#![allow(clippy::unwrap_used, reason = "a test ends where something unexpected is")]
 
 use serde_json::Value;
 use std::fs::File;
@@ -14,29 +15,50 @@ use std::io::{self, Read};
 use std::os::fd::{FromRawFd, OwnedFd};
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::process::CommandExt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
-use std::sync::OnceLock;
 
 const IO_URING_SETUP: libc::c_long = libc::SYS_io_uring_setup;
 
-/// A copy of the tool that every user may run; the build folder may be private.
-fn tool() -> &'static PathBuf {
-    static COPY: OnceLock<PathBuf> = OnceLock::new();
-    COPY.get_or_init(|| {
-        let folder = std::env::temp_dir().join(format!("doctor-test-{}", std::process::id()));
-        std::fs::create_dir_all(&folder).unwrap();
-        let copy = folder.join("dataplane");
-        std::fs::copy(env!("CARGO_BIN_EXE_dataplane"), &copy).unwrap();
-        for path in [&folder, &copy] {
-            std::fs::set_permissions(path, PermissionsExt::from_mode(0o755)).unwrap();
-        }
+/// A copy of the tool that every user may run, since the build folder may be private. Gone when
+/// this is dropped.
+struct Copy(PathBuf);
+
+impl Copy {
+    fn new(name: &str) -> Copy {
+        let folder = format!("doctor-test-{name}-{}", std::process::id());
+        let copy = Copy(std::env::temp_dir().join(folder));
+        std::fs::create_dir(&copy.0).unwrap();
+        std::fs::set_permissions(&copy.0, PermissionsExt::from_mode(0o755)).unwrap();
+        // By another process: a descriptor of ours, open for writing, could be inherited by a
+        // child that another test starts, and then nobody could execute the copy (ETXTBSY).
+        let mut install = Command::new("install");
+        install.args(["-m", "755", env!("CARGO_BIN_EXE_dataplane")]).arg(copy.tool());
+        assert!(install.status().unwrap().success());
         copy
-    })
+    }
+
+    fn tool(&self) -> PathBuf {
+        self.0.join("dataplane")
+    }
+
+    fn doctor(&self, arguments: &[&str]) -> Command {
+        doctor_of(&self.tool(), arguments)
+    }
+}
+
+impl Drop for Copy {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_dir_all(&self.0);
+    }
 }
 
 fn doctor(arguments: &[&str]) -> Command {
-    let mut command = Command::new(tool());
+    doctor_of(Path::new(env!("CARGO_BIN_EXE_dataplane")), arguments)
+}
+
+fn doctor_of(tool: &Path, arguments: &[&str]) -> Command {
+    let mut command = Command::new(tool);
     command.arg("doctor").args(arguments).env_remove("NO_COLOR").env("TERM", "xterm");
     command.stdin(Stdio::null());
     command
@@ -238,8 +260,9 @@ fn a_filter_that_forbids_something_else_is_not_blamed() {
 
 #[test]
 fn a_small_memlock_limit_is_measured_and_the_rest_works() {
+    let copy = Copy::new("memlock");
     for (limit, user) in [(0, 65_534), (65_536, 65_533)] {
-        let report = report(limited(doctor(&["--json"]), libc::RLIMIT_MEMLOCK, limit, user));
+        let report = report(limited(copy.doctor(&["--json"]), libc::RLIMIT_MEMLOCK, limit, user));
         assert_eq!(state(&report, "backends", "epoll"), "ok");
         assert_eq!(state(&report, "checks", "limit-memlock"), "limited");
         let ring = named(&report, "backends", "io_uring");
@@ -267,12 +290,13 @@ fn a_small_memlock_limit_is_measured_and_the_rest_works() {
 
 #[test]
 fn few_descriptors_are_told_and_do_no_harm() {
-    let report = report(limited(doctor(&["--json"]), libc::RLIMIT_NOFILE, 64, 65_532));
+    let copy = Copy::new("nofile");
+    let report = report(limited(copy.doctor(&["--json"]), libc::RLIMIT_NOFILE, 64, 65_532));
     let files = named(&report, "checks", "limit-nofile");
     assert_eq!(files["state"], "limited", "{files}");
     contains(files, "remedy", "RLIMIT_NOFILE");
     // Too few for anything at all: told, with an exit code, and no panic.
-    let output = run(limited(doctor(&[]), libc::RLIMIT_NOFILE, 5, 65_532));
+    let output = run(limited(copy.doctor(&[]), libc::RLIMIT_NOFILE, 5, 65_532));
     assert_eq!(output.status.code(), Some(1));
     assert!(String::from_utf8_lossy(&output.stdout).contains("FAILED"));
 }

@@ -1,6 +1,6 @@
 //! The backends, each by moving bytes through it, and the capabilities of io_uring.
 
-use super::exchange::{Trouble, exchange, options, run, unix_pair};
+use super::exchange::{Trouble, exchange, options, proactor, run, unix_pair};
 use super::remedies;
 use super::report::Check;
 use dataplane::diagnose::UringReport;
@@ -17,7 +17,7 @@ pub fn backends(uring: &UringReport) -> Vec<Check> {
 
 fn one(backend: Backend, uring: &UringReport) -> Check {
     let name = backend.name();
-    let io = match Proactor::with(options().backend(backend)) {
+    let io = match proactor(options().backend(backend), uring) {
         Ok(io) => io,
         Err(error) => {
             let proof = "asked for a proactor on this backend alone";
@@ -55,7 +55,7 @@ pub fn capabilities(uring: &UringReport) -> Vec<Check> {
 fn auto(uring: &UringReport) -> Check {
     const NAME: &str = "auto-backend";
     let proof = "made a proactor with default options and asked it";
-    match Proactor::with(Options::default()) {
+    match proactor(Options::default(), uring) {
         Ok(io) => {
             let backend = io.backend();
             match io.fallback() {
@@ -77,7 +77,7 @@ fn sqpoll(uring: &UringReport) -> Check {
             .remedy(remedies::for_io_uring(uring));
     }
     let thread = SqPoll { idle: Duration::from_millis(1), cpu: None };
-    let made = Proactor::with(options().backend(Backend::IoUring).sqpoll(thread));
+    let made = proactor(options().backend(Backend::IoUring).sqpoll(thread), uring);
     match made.map_err(Trouble::from).and_then(|io| round_trip(&io)) {
         Ok(()) => Check::ok(NAME, proof),
         Err(trouble) => Check::limited(NAME, trouble.to_string(), proof)

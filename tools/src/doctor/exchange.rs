@@ -4,6 +4,7 @@
 //! for.
 
 use super::remedies;
+use dataplane::diagnose::UringReport;
 use dataplane::{Error, Failed, Filled, Options, Proactor, Sent, Socket};
 use nix::errno::Errno;
 use regions::{Lease, RegionError, Slab};
@@ -83,6 +84,22 @@ pub struct Exchanged {
 /// newer kernels charge for them.
 pub fn options() -> Options {
     Options::default().name("doctor").operations(8).completions(16).descriptors(64)
+}
+
+/// A proactor; where io_uring works and this one got none, tried again for a moment: the share that
+/// an earlier ring had of RLIMIT_MEMLOCK comes back some time after its end.
+pub fn proactor(options: Options, uring: &UringReport) -> dataplane::Result<Proactor> {
+    const TRIES: u32 = 10;
+    for _ in 1..TRIES {
+        let made = Proactor::with(options.clone());
+        let is_short = made.as_ref().map_or(true, |io| io.fallback().is_some());
+        if !is_short || uring.unavailable.is_some() {
+            return made;
+        }
+        drop(made);
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    Proactor::with(options)
 }
 
 /// Runs a check's future on its proactor.

@@ -26,7 +26,6 @@ mod report;
 mod system;
 mod work;
 
-use dataplane::Proactor;
 use dataplane::diagnose::UringReport;
 use exchange::Trouble;
 use report::{Check, Report};
@@ -68,7 +67,7 @@ pub fn run(args: &Args) -> ExitCode {
 }
 
 /// The order in which things are tried is not the order of the report: memory is measured before
-/// more rings are made, since a ring's share of RLIMIT_MEMLOCK comes back some time after its end.
+/// more rings are made, which would have a share of RLIMIT_MEMLOCK.
 fn examine() -> Report {
     let uring = dataplane::diagnose::io_uring();
     let mut checks = system::kernel(&uring);
@@ -85,7 +84,7 @@ fn examine() -> Report {
 
 /// What needs a proactor: memory, then work.
 fn on_a_proactor(uring: &UringReport) -> (Vec<Check>, Vec<Check>) {
-    match Proactor::with(exchange::options()) {
+    match exchange::proactor(exchange::options(), uring) {
         Ok(io) => (memory::checks(&io, uring), work::checks(&io)),
         Err(error) => {
             let trouble = Trouble::from(error);

@@ -125,7 +125,7 @@ fn receive_pool(io: &Proactor) -> Check {
             Check::ok(NAME, proof)
         }
         Ok((false, buffers)) => {
-            let proof = format!("{armed}; {buffers} results, bytes compared");
+            let proof = format!("{armed}; {buffers} of them filled, bytes compared");
             Check::limited(NAME, "buffers are picked here, not by the kernel", proof)
                 .remedy("what brings io_uring/buffer-rings, above")
         }
