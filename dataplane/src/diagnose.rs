@@ -1,8 +1,8 @@
 //! What this process may use, and how that is known: readings for people and diagnosing tools.
 //!
 //! Nothing here changes how a proactor works; every function reads or tries something now and
-//! returns plain values. Any thread. [`io_uring`] tries real operations (a few milliseconds, a few
-//! descriptors, one pinned page) and its answer is kept for the process; the limits are read on
+//! returns plain values. Any thread. [`io_uring()`] tries real operations (a few milliseconds, a
+//! few descriptors, one pinned page) and its answer is kept for the process; the limits are read on
 //! every call, since any of them can change while the process runs.
 
 use crate::backend::uring::probe::{self, State};

@@ -339,6 +339,36 @@ fn a_hidden_proc_is_no_trouble() {
 }
 
 #[test]
+fn a_loopback_that_is_down_is_told_and_the_backends_work() {
+    if !is_root() {
+        return println!("skipped: a network namespace of its own needs root");
+    }
+    let alone = confined(doctor(&["--json"]), || {
+        // SAFETY: a number.
+        check(unsafe { libc::unshare(libc::CLONE_NEWNET) })
+    });
+    let report = report(alone);
+    assert_eq!(state(&report, "backends", "epoll"), "ok");
+    assert_eq!(state(&report, "backends", "poll"), "ok");
+    let loopback = named(&report, "checks", "tcp-loopback");
+    assert_eq!(loopback["state"], "failed", "{loopback}");
+    contains(loopback, "remedy", "ip link set lo up");
+    contains(loopback, "proof", "tried: ");
+}
+
+#[test]
+fn a_temporary_folder_that_is_not_there_costs_one_line() {
+    let mut lost = doctor(&["--json"]);
+    lost.env("TMPDIR", "/nonexistent/folder");
+    let report = report(lost);
+    let files = named(&report, "checks", "direct-files");
+    assert_eq!(files["state"], "missing", "{files}");
+    contains(files, "reason", "/nonexistent/folder");
+    contains(files, "remedy", "TMPDIR");
+    assert_eq!(state(&report, "checks", "tcp-loopback"), "ok");
+}
+
+#[test]
 fn a_closed_standard_output_is_no_trouble() {
     for arguments in [&[][..], &["--json"], &["--remedies"]] {
         let (reader, writer) = io::pipe().unwrap();

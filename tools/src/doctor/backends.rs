@@ -81,6 +81,7 @@ fn sqpoll(uring: &UringReport) -> Check {
     match made.map_err(Trouble::from).and_then(|io| round_trip(&io)) {
         Ok(()) => Check::ok(NAME, proof),
         Err(trouble) => Check::limited(NAME, trouble.to_string(), proof)
+            .tried()
             .remedy("none needed: submitting from the calling thread works without it"),
     }
 }
@@ -107,6 +108,9 @@ fn proven(capability: Capability, uring: &UringReport) -> Check {
     };
     check.remedy(match uring.unavailable {
         Some(_) if !remedies::is_for_later(capability) => remedies::for_io_uring(uring),
+        None if proof.proof.starts_with("could not be tried") => {
+            "remove what stood in the way, then run it again".to_owned()
+        }
         _ => remedies::for_capability(capability),
     })
 }

@@ -76,9 +76,15 @@ impl Check {
         Check::new(State::Limited, name, reason.into(), proof.into())
     }
 
-    /// It should have worked.
-    pub fn failed(name: &str, reason: impl Into<String>, proof: impl Into<String>) -> Check {
-        Check::new(State::Failed, name, reason.into(), proof.into())
+    /// It should have worked; `tried` says what was begun.
+    pub fn failed(name: &str, reason: impl Into<String>, tried: impl Into<String>) -> Check {
+        Check::new(State::Failed, name, reason.into(), tried.into()).tried()
+    }
+
+    /// Says of the proof that it was begun, and not that it was done.
+    pub fn tried(mut self) -> Check {
+        self.proof.insert_str(0, "tried: ");
+        self
     }
 
     /// Whether it is fine.

@@ -2,11 +2,12 @@
 //! the descriptor table, a file past the page cache, a name.
 
 use super::exchange::{PATIENCE, Trouble, exchange, filled_slot, is_intact, pattern};
-use super::exchange::{run, tcp_pair};
+use super::exchange::{run, tcp_pair, unix_pair};
 use super::remedies;
 use super::report::Check;
 use dataplane::{Capability, Mechanism, OpenOptions, Proactor, ZeroCopy};
 use futures_util::StreamExt;
+use nix::sys::statfs::{TMPFS_MAGIC, statfs};
 use regions::Slab;
 use std::fs;
 use std::io::Write;
@@ -72,7 +73,8 @@ fn zero_copy_send(io: &Proactor) -> Check {
             let proof = format!("sent {SLOT_BYTES} bytes over loopback TCP without a copy");
             let remedy = trouble.remedy("report this, unless tcp-loopback fails as well");
             let state = if trouble.is_memory() { Check::limited } else { Check::failed };
-            return state(NAME, trouble.to_string(), proof).remedy(remedy);
+            let check = state(NAME, trouble.to_string(), proof).remedy(remedy);
+            return if trouble.is_memory() { check.tried() } else { check };
         }
     };
     let proof = format!(
@@ -101,8 +103,8 @@ fn receive_pool(io: &Proactor) -> Check {
     let attempt = || -> Result<(bool, usize), Trouble> {
         let pool = io.receive_pool(4, SLOT_BYTES)?;
         let slab = Slab::new(2, SLOT_BYTES)?;
+        let (near, far) = unix_pair(io)?;
         run(io, async {
-            let (near, far) = tcp_pair(io).await?;
             let mut arriving = far.receive_all(&pool).timeout(PATIENCE).submit()?;
             let sending = near.send_all(filled_slot(&slab)?.freeze()).timeout(PATIENCE).submit()?;
             let (mut bytes, mut buffers) = (Vec::new(), 0);
@@ -130,11 +132,10 @@ fn receive_pool(io: &Proactor) -> Check {
                 .remedy("what brings io_uring/buffer-rings, above")
         }
         Err(trouble) if trouble.is_memory() => {
-            Check::limited(NAME, trouble.to_string(), armed).remedy(remedies::MEMLOCK)
+            Check::limited(NAME, trouble.to_string(), armed).tried().remedy(remedies::MEMLOCK)
         }
         Err(trouble) => {
-            let remedy = trouble.remedy("report this, unless tcp-loopback fails as well");
-            Check::failed(NAME, trouble.to_string(), armed).remedy(remedy)
+            Check::failed(NAME, trouble.to_string(), armed).remedy(trouble.remedy("report this"))
         }
     }
 }
@@ -143,7 +144,7 @@ fn registered_descriptors(io: &Proactor) -> Check {
     const NAME: &str = "registered-descriptors";
     let attempt = || -> Result<bool, Trouble> {
         let slab = Slab::new(2, 64)?;
-        let (near, far) = super::exchange::unix_pair(io)?;
+        let (near, far) = unix_pair(io)?;
         let registered = near.register()? && far.register()?;
         run(io, exchange(&near, &far, &slab))?;
         Ok(registered)
@@ -186,6 +187,11 @@ impl Drop for Scratch {
     }
 }
 
+/// Whether a folder lies in memory, where nothing can pass by the page cache.
+fn is_in_memory(folder: &Path) -> bool {
+    statfs(folder).is_ok_and(|system| system.filesystem_type() == TMPFS_MAGIC)
+}
+
 fn direct_file(io: &Proactor) -> Check {
     const NAME: &str = "direct-files";
     const FILE_BYTES: usize = 64 << 10;
@@ -197,7 +203,7 @@ fn direct_file(io: &Proactor) -> Check {
         Err(trouble) => {
             let reason = format!("{place}: {trouble}");
             let remedy = trouble.remedy(remedies::TEMPORARY);
-            return Check::missing(NAME, reason, wrote).remedy(remedy);
+            return Check::missing(NAME, reason, wrote).tried().remedy(remedy);
         }
     };
     let attempt = || -> Result<String, Trouble> {
@@ -218,10 +224,14 @@ fn direct_file(io: &Proactor) -> Check {
     };
     let proof = format!("{wrote} and read them back with O_DIRECT");
     match attempt() {
+        Ok(_) if is_in_memory(&folder) => {
+            let reason = format!("{place} is a tmpfs: it takes O_DIRECT and copies all the same");
+            Check::limited(NAME, reason, proof).remedy(remedies::TEMPORARY)
+        }
         Ok(found) => Check::ok(NAME, proof).found(found),
         Err(trouble) => {
             let remedy = trouble.remedy(remedies::TEMPORARY);
-            Check::missing(NAME, format!("{place}: {trouble}"), proof).remedy(remedy)
+            Check::missing(NAME, format!("{place}: {trouble}"), proof).tried().remedy(remedy)
         }
     }
 }
@@ -237,7 +247,7 @@ fn names(io: &Proactor) -> Check {
         }
         Err(trouble) => {
             let remedy = "use numeric addresses, or put `127.0.0.1 localhost` into /etc/hosts";
-            Check::limited(NAME, trouble.to_string(), proof).remedy(trouble.remedy(remedy))
+            Check::limited(NAME, trouble.to_string(), proof).tried().remedy(trouble.remedy(remedy))
         }
     }
 }
