@@ -26,6 +26,8 @@ mod backend;
 #[cfg(not(loom))]
 mod capability;
 #[cfg(not(loom))]
+pub mod diagnose;
+#[cfg(not(loom))]
 mod engine;
 #[cfg(not(loom))]
 mod error;
