@@ -1,13 +1,24 @@
-//! The `dataplane` tool.
+//! The `dataplane` tool: one file per subcommand, shared pieces beside them.
+//!
+//! A command returns a [`failure::Failure`] or nothing; what the process prints for a failure is one
+//! line on standard error, and what it ends with is the failure's exit code. SIGPIPE is ignored
+//! (the Rust runtime sees to that before `main`), so a closed pipe is an error value here.
 
+mod args;
 mod doctor;
+mod failure;
+mod pipeline;
+mod protocol;
+mod report;
+mod stream;
+mod token;
 
 use clap::{Parser, Subcommand};
 use std::process::ExitCode;
 
-/// Moves bytes through registered memory, and says how.
+/// Moves data through memory that is registered once, and proves every byte.
 #[derive(Parser)]
-#[command(name = "dataplane", version, about)]
+#[command(name = "dataplane", version, after_help = failure::EXIT_CODES)]
 struct Cli {
     #[command(subcommand)]
     command: Command,
@@ -17,10 +28,20 @@ struct Cli {
 enum Command {
     /// Says what this machine can do, each line known by doing it.
     Doctor(doctor::Args),
+    /// Stream a file over loopback TCP to a receiver in this process, and verify it.
+    Stream(stream::Args),
 }
 
 fn main() -> ExitCode {
-    match Cli::parse().command {
-        Command::Doctor(args) => doctor::run(&args),
+    let result = match Cli::parse().command {
+        Command::Doctor(args) => return doctor::run(&args),
+        Command::Stream(args) => stream::run(&args),
+    };
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failure) => {
+            report::say(format_args!("dataplane: {failure}"));
+            ExitCode::from(failure.exit as u8)
+        }
     }
 }

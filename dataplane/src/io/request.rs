@@ -46,7 +46,7 @@ impl<P: Port, O: Operation> Request<P, O> {
 
     #[inline]
     pub(crate) fn over(port: P, op: O) -> Request<P, O> {
-        Request { port, op, deadline_ns: None }
+        Request { port, op, deadline_ns: None, last: None }
     }
 
     /// Ends it with TimedOut after `timeout`. Data that had moved by then is not lost: an
