@@ -1,0 +1,9 @@
+//! How fast does a stream arrive?
+//!
+//! Beside the hand-written loop of [`dataplane_benches::limit::receive`], with the ratio of the two.
+
+mod support;
+
+fn main() {
+    support::topic("receive");
+}

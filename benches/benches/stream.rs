@@ -1,0 +1,9 @@
+//! How fast does a file go through registered memory and a socket to its receiver?
+//!
+//! Beside the hand-written loop of [`dataplane_benches::limit::stream`], with the ratio of the two.
+
+mod support;
+
+fn main() {
+    support::topic("stream");
+}
