@@ -60,7 +60,8 @@ pub struct UringUnavailable {
 /// Never an error: a machine without io_uring is an answer, see [`UringReport::unavailable`].
 pub fn io_uring() -> UringReport {
     let probe = probe::probe();
-    let proofs = probe.proofs.iter().map(|proof| CapabilityProof {
+    let proofs = Capability::ALL.into_iter().filter_map(|capability| probe.proof(capability));
+    let proofs = proofs.map(|proof| CapabilityProof {
         capability: proof.capability,
         available: proof.state == State::Available,
         proof: proof.proof.clone(),
