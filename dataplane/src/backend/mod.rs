@@ -41,8 +41,6 @@ pub(crate) const MORE: u32 = 1 << 1;
 pub(crate) const BUFFER: u32 = 1 << 0;
 /// The kernel is done with the memory of a zero-copy send (IORING_CQE_F_NOTIF).
 pub(crate) const NOTIFICATION: u32 = 1 << 3;
-/// The selected buffer was used in part and stays with the kernel (IORING_CQE_F_BUF_MORE).
-pub(crate) const BUFFER_MORE: u32 = 1 << 4;
 /// In a notification's result: the kernel copied (IORING_NOTIF_USAGE_ZC_COPIED).
 pub(crate) const COPIED: i32 = i32::MIN;
 

@@ -403,7 +403,7 @@ impl Engine {
         let (Some(op), outcome) = self.take_finished::<Op>(index) else { return };
         match cell.finish(op, outcome) {
             Ok(waker) => self.fire.extend(waker.map(Fire::Wake)),
-            Err(parts) => self.fire.push_back(Fire::Drop(Box::new(parts))),
+            Err(parts) => self.fire.push_back(Fire::Drop(parts)),
         }
     }
 

@@ -94,6 +94,7 @@ impl Deadlines {
     }
 
     /// How many keys have a deadline.
+    #[cfg(test)]
     pub(crate) fn len(&self) -> usize {
         self.heap.len()
     }

@@ -182,10 +182,6 @@ impl Descriptor {
         self.class
     }
 
-    pub(crate) fn set_class(&mut self, class: Class) {
-        self.class = class;
-    }
-
     /// Gives the number up, to be closed by whoever takes it.
     pub(crate) fn take_fd(&mut self) -> Option<RawFd> {
         self.fd.take().map(IntoRawFd::into_raw_fd)

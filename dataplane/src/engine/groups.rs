@@ -122,10 +122,6 @@ impl Groups {
 }
 
 impl Group {
-    pub(crate) fn id(&self, index: u16) -> PoolId {
-        PoolId { index, generation: self.generation }
-    }
-
     pub(crate) fn is_live(&self) -> bool {
         self.live
     }

@@ -19,8 +19,8 @@ pub(crate) mod turn;
 use crate::backend::{AnyBackend, Event, OpId};
 use crate::error::Error;
 use crate::options::Options;
-use crate::proactor::Proactor;
 use crate::remote::cell::Adopted;
+use crate::remote::inbox::ForeignCall;
 use deadlines::Deadlines;
 use descriptors::Class;
 use regions::Lease;
@@ -95,7 +95,7 @@ pub(crate) enum Fire {
     /// A result of a multishot operation with a callback.
     Result(OpId, Outcome),
     /// Run what a foreign thread asked for.
-    Call(Box<dyn FnOnce(Option<&Proactor>) + Send>),
+    Call(ForeignCall),
     /// Drop what nobody wants: its owner's code may run.
     Drop(Box<dyn std::any::Any>),
 }

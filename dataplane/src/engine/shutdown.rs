@@ -71,7 +71,7 @@ impl Engine {
                 false => std::mem::forget(descriptor.surrender()),
             }
         }
-        let Some(mut backend) = self.backend.take() else { return None };
+        let mut backend = self.backend.take()?;
         if !stuck.is_empty() {
             std::mem::forget(backend);
             self.table.slots.leak_scratch();

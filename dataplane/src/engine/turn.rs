@@ -9,7 +9,7 @@ use super::slots::{Notify, State};
 use super::{Engine, Fire, Outcome, Reason, deadlines};
 use crate::backend::{Event, Fatal, OpId, Until};
 use crate::op::Op;
-use crate::remote::inbox::Command;
+use crate::remote::inbox::{Command, ForeignCall};
 
 /// Most foreign commands taken in one turn.
 const COMMANDS_PER_TURN: usize = 256;
@@ -30,7 +30,7 @@ pub(crate) enum Ready {
     Each(OpId, super::slots::EachCallback, Outcome),
     /// Its end.
     End(super::slots::EachCallback, Option<Op>, Outcome),
-    Call(Box<dyn FnOnce(Option<&crate::proactor::Proactor>) + Send>),
+    Call(ForeignCall),
     Drop(Box<dyn std::any::Any>),
     Parts(Option<Op>, Outcome, Notify),
 }
@@ -106,7 +106,7 @@ impl Engine {
                 let outcome = Outcome::refused(error);
                 match cell.finish(op, outcome) {
                     Ok(waker) => self.fire.extend(waker.map(Fire::Wake)),
-                    Err(parts) => self.fire.push_back(Fire::Drop(Box::new(parts))),
+                    Err(parts) => self.fire.push_back(Fire::Drop(parts)),
                 }
             }
         }

@@ -25,7 +25,7 @@ use crate::engine::descriptors::{Class, DescId};
 use crate::engine::slots::Notify;
 use crate::engine::{Outcome, Payload};
 use crate::error::{Error, ErrorKind, Failed, Result};
-use crate::op::{Multishot, Op, Operation};
+use crate::op::{Multishot, Operation};
 use crate::proactor::Inner;
 use std::future::Future;
 use std::marker::PhantomData;

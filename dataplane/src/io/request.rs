@@ -62,12 +62,6 @@ impl<P: Port, O: Operation> Request<P, O> {
         self
     }
 
-    /// Changes the operation before it is submitted.
-    pub(crate) fn map(mut self, f: impl FnOnce(O) -> O) -> Request<P, O> {
-        self.op = f(self.op);
-        self
-    }
-
     /// Stages it; the kernel sees it with the next poll or flush.
     ///
     /// # Errors

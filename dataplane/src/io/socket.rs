@@ -9,7 +9,7 @@
 
 use super::receive_pool::ReceivePool;
 use super::request::{Multi, Request};
-use super::{Local, LocalDescriptor, Named, Port};
+use super::{Local, Named, Port};
 use crate::engine::descriptors::{DescId, Descriptor, ZeroCopy};
 use crate::error::{Error, ErrorKind, Result};
 use crate::io::{Address, File};
@@ -170,10 +170,6 @@ impl<P: Port> Socket<P> {
 }
 
 impl Socket<Local> {
-    pub(crate) fn from_descriptor_local(port: Local, descriptor: Rc<LocalDescriptor>) -> Self {
-        Socket { port, descriptor }
-    }
-
     fn inspect<R>(
         &self,
         name: &'static str,

@@ -4,15 +4,15 @@
 //! number is never watched. After a completion-queue overflow or an early end by the kernel it is
 //! armed again by itself; an error ends it and is told to the callback once.
 
-use super::Local;
 use super::request::Multi;
 use super::stream::Next;
+use super::{Local, LocalDescriptor};
 use crate::backend::OpId;
 use crate::error::{Error, Result};
 use crate::op::{Interest, PollMany};
 use crate::proactor::{Inner, Proactor};
 use crate::sys::calls;
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
 use std::os::fd::{AsFd, AsRawFd};
 use std::rc::Rc;
 
@@ -25,6 +25,8 @@ pub struct Watch {
 
 struct State {
     over: Cell<bool>,
+    /// The last handle of the duplicate: gone, it is closed.
+    held: RefCell<Option<Rc<LocalDescriptor>>>,
 }
 
 /// Lets a callback end its own watch.
@@ -49,6 +51,7 @@ impl Watch {
 impl Drop for Watch {
     fn drop(&mut self) {
         self.state.over.set(true);
+        drop(self.state.held.take());
         self.inner.abandon(self.id);
     }
 }
@@ -73,12 +76,12 @@ impl Proactor {
         let own = fd.as_fd().try_clone_to_owned().map_err(refused)?;
         let class = calls::classify(own.as_raw_fd()).map_err(refused)?;
         let descriptor = local.own(NAME, own, class)?;
-        let state = Rc::new(State { over: Cell::new(false) });
-        let control = WatchControl { state: state.clone() };
         let op = PollMany { desc: super::Named::desc(&descriptor), interest };
+        let held = RefCell::new(Some(descriptor));
+        let state = Rc::new(State { over: Cell::new(false), held });
+        let control = WatchControl { state: state.clone() };
         let inner = local.inner.clone();
         let ending = inner.clone();
-        let mut held = Some(descriptor);
         let id_cell = Rc::new(Cell::new(None::<OpId>));
         let id_inside = id_cell.clone();
         let id = Multi::<Local, PollMany>::new(&local, op).on_each(move |next| {
@@ -94,8 +97,7 @@ impl Proactor {
                 Next::End(Ok(())) => control.state.over.set(true),
             }
             if control.state.over.get() {
-                // The last handle of the duplicate: cancels the poll and closes it.
-                held = None;
+                drop(control.state.held.take());
                 if let Some(id) = id_inside.get() {
                     ending.abandon(id);
                 }

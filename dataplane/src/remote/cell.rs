@@ -84,11 +84,15 @@ impl Cell {
     }
 
     /// The end of the operation. An abandoned cell hands it back.
-    pub(crate) fn finish(&self, op: Op, outcome: Outcome) -> Result<Option<Waker>, (Op, Outcome)> {
+    pub(crate) fn finish(
+        &self,
+        op: Op,
+        outcome: Outcome,
+    ) -> Result<Option<Waker>, Box<(Op, Outcome)>> {
         let mut state = self.lock();
         state.id = None;
         if state.abandoned {
-            return Err((op, outcome));
+            return Err(Box::new((op, outcome)));
         }
         state.end = Some((Some(op), outcome));
         Ok(state.waker.take())

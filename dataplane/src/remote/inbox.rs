@@ -21,12 +21,15 @@ use std::io;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
+/// Code of a foreign thread's, to be run on the poll thread; without a proactor when that is gone.
+pub(crate) type ForeignCall = Box<dyn FnOnce(Option<&Proactor>) + Send>;
+
 /// What a foreign thread asks for.
 pub(crate) enum Command {
     /// Run this operation; the cell is told.
     Submit { op: Op, deadline_ns: Option<u64>, cell: Arc<Cell> },
     /// Run this on the poll thread, between two waits, with nothing borrowed.
-    Call(Box<dyn FnOnce(Option<&Proactor>) + Send>),
+    Call(ForeignCall),
 }
 
 /// Why a command was not taken.

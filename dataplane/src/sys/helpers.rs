@@ -202,6 +202,7 @@ impl Helpers {
     }
 
     /// Jobs waiting for a thread.
+    #[cfg(test)]
     pub(crate) fn queued(&self) -> usize {
         self.shared.lock().queue.len()
     }

@@ -169,6 +169,7 @@ fn invalid<T>(message: impl Into<String>) -> io::Result<T> {
 macro_rules! switch {
     ($get:ident, $set:ident, $level:ident, $name:ident) => {
         #[doc = concat!("Whether ", stringify!($name), " is set.")]
+        #[cfg(test)]
         pub(crate) fn $get(fd: RawFd) -> io::Result<bool> {
             calls::get_option::<c_int>(fd, libc::$level, libc::$name).map(|value| value != 0)
         }
@@ -189,6 +190,7 @@ switch!(v6_only, set_v6_only, IPPROTO_IPV6, IPV6_V6ONLY);
 macro_rules! buffer {
     ($get:ident, $set:ident, $name:ident) => {
         #[doc = concat!(stringify!($name), " in bytes, as the system counts: twice what was set.")]
+        #[cfg(test)]
         pub(crate) fn $get(fd: RawFd) -> io::Result<usize> {
             calls::get_option::<c_int>(fd, libc::SOL_SOCKET, libc::$name).map(|n| n as usize)
         }
@@ -213,6 +215,7 @@ fn whole_seconds(duration: Duration) -> u64 {
 }
 
 /// The idle time before probes, when the socket sends any.
+#[cfg(test)]
 pub(crate) fn keep_alive(fd: RawFd) -> io::Result<Option<Duration>> {
     if calls::get_option::<c_int>(fd, libc::SOL_SOCKET, libc::SO_KEEPALIVE)? == 0 {
         return Ok(None);
@@ -236,6 +239,7 @@ pub(crate) fn set_keep_alive(fd: RawFd, idle: Option<Duration>) -> io::Result<()
 }
 
 /// How long a close waits for unsent bytes; None when it does not wait.
+#[cfg(test)]
 pub(crate) fn linger(fd: RawFd) -> io::Result<Option<Duration>> {
     let value = calls::get_option::<libc::linger>(fd, libc::SOL_SOCKET, libc::SO_LINGER)?;
     Ok((value.l_onoff != 0).then(|| Duration::from_secs(value.l_linger.max(0) as u64)))

@@ -146,6 +146,7 @@ impl<K: Copy + PartialEq> Standing<K> {
     }
 
     /// Operations that wait in any phase.
+    #[cfg(test)]
     pub(super) fn waiting(&self) -> usize {
         self.waiting
     }

@@ -35,6 +35,7 @@ const INCREMENTAL: u16 = 2;
 static LEAKED_BYTES: AtomicUsize = AtomicUsize::new(0);
 
 /// Bytes of buffer rings that were dropped without being released, in this process.
+#[cfg(test)]
 pub(crate) fn leaked_bytes() -> usize {
     LEAKED_BYTES.load(Ordering::Relaxed)
 }
@@ -137,17 +138,14 @@ impl BufRing {
         tail.store(self.tail, Ordering::Release);
     }
 
-    /// The group's id.
-    pub(crate) fn group(&self) -> u16 {
-        self.group
-    }
-
     /// Positions in the ring.
+    #[cfg(test)]
     pub(crate) fn entries(&self) -> u16 {
         self.entries
     }
 
     /// Whether operations can still select from it.
+    #[cfg(test)]
     pub(crate) fn is_registered(&self) -> bool {
         self.registered
     }
@@ -337,7 +335,7 @@ mod tests {
             assert!(error.to_string().contains("power of two up to 32768"), "{error}");
         }
         let mut first = BufRing::register(&mut ring, 1, ENTRIES_MAX, Consume::Whole).unwrap();
-        assert_eq!((first.group(), first.entries()), (1, ENTRIES_MAX));
+        assert_eq!(first.entries(), ENTRIES_MAX);
         let twice = BufRing::register(&mut ring, 1, 8, Consume::Whole).unwrap_err();
         assert_eq!(twice.raw_os_error(), Some(libc::EEXIST));
         first.unregister(&mut ring).unwrap();

@@ -50,6 +50,8 @@ const REARM: u64 = 1 << 53;
 
 /// Fixed files and buffers asked for; the kernel may grant fewer.
 const FILES: u32 = 65536;
+/// The fewest submission entries that are tried when memory is short.
+const SMALLEST: u32 = 8;
 
 /// The io_uring backend of one proactor.
 pub(crate) struct Uring {
@@ -81,7 +83,7 @@ impl Uring {
         let operations = options.operations.clamp(1, MAX_OPERATIONS).next_power_of_two();
         let sq_entries = options.submissions.unwrap_or(operations).clamp(1, setup::SQ_ENTRIES_MAX);
         let completions = options.completions.unwrap_or((operations * 4).max(4096));
-        let ring = Ring::new(&Setup {
+        let ring = fitting_ring(Setup {
             sq_entries: sq_entries.next_power_of_two(),
             cq_entries: completions
                 .clamp(sq_entries.next_power_of_two(), setup::CQ_ENTRIES_MAX)
@@ -265,6 +267,22 @@ impl Uring {
         match result {
             0.. => self.push(id, table),
             errno => out.push(Event::of(id, errno, 0)),
+        }
+    }
+}
+
+/// The ring that was asked for or, where RLIMIT_MEMLOCK has no room for it, the largest smaller
+/// one: fewer entries cost an enter more now and then, no ring at all would cost the backend.
+fn fitting_ring(mut setup: Setup) -> io::Result<Ring> {
+    loop {
+        match Ring::new(&setup) {
+            Err(error)
+                if setup::errno_of(&error) == Some(libc::ENOMEM) && setup.sq_entries > SMALLEST =>
+            {
+                setup.sq_entries /= 2;
+                setup.cq_entries = (setup.cq_entries / 2).max(setup.sq_entries * 2);
+            }
+            made => return made,
         }
     }
 }

@@ -72,6 +72,7 @@ pub(crate) struct Entered {
 
 impl Entered {
     /// The kernel said that the timeout passed (it does not when it also took entries).
+    #[cfg(test)]
     pub(crate) fn timed_out(self) -> bool {
         self.end == End::TimedOut
     }
@@ -190,6 +191,7 @@ impl Ring {
     }
 
     /// Entries pushed that no enter has handed over yet.
+    #[cfg(test)]
     #[inline]
     pub(crate) fn staged(&self) -> usize {
         self.staged as usize
@@ -315,11 +317,13 @@ impl Ring {
     }
 
     /// Completions lost for good, because the kernel had no memory to keep them.
+    #[cfg(test)]
     pub(crate) fn dropped(&self) -> u32 {
         self.cq.overflow()
     }
 
     /// System calls made by [`Ring::enter`] so far.
+    #[cfg(test)]
     pub(crate) fn enters(&self) -> u64 {
         self.enters
     }

@@ -315,11 +315,13 @@ impl BufferTable {
     }
 
     /// Entries whose tag has not arrived yet.
+    #[cfg(test)]
     pub(crate) fn clearing(&self) -> u32 {
         self.clearing.used
     }
 
     /// Entries the table has, or would ask for.
+    #[cfg(test)]
     pub(crate) fn maximum(&self) -> u32 {
         if self.registered { self.taken.size } else { self.wanted }
     }
@@ -434,11 +436,6 @@ impl FileTable {
     /// Entries in use.
     pub(crate) fn used(&self) -> u32 {
         self.taken.used
-    }
-
-    /// Entries the table has, or would ask for.
-    pub(crate) fn maximum(&self) -> u32 {
-        if self.registered { self.taken.size } else { self.wanted }
     }
 }
 
