@@ -31,6 +31,7 @@ use std::cell::{Cell, RefCell, RefMut};
 use std::collections::VecDeque;
 use std::fmt;
 use std::future::Future;
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -127,8 +128,9 @@ impl Wake for LoopWaker {
 
     fn wake_by_ref(self: &Arc<Self>) {
         self.woken.store(true, Ordering::Release);
-        if this_thread() != self.owner {
-            self.shared.wake();
+        match this_thread() == self.owner {
+            true => self.shared.wake_here(),
+            false => self.shared.wake(),
         }
     }
 }
@@ -207,31 +209,49 @@ impl Inner {
         if self.ended.replace(true) || !self.shared.origin.is_here() {
             return;
         }
-        self.shared.close();
+        // Nothing of the user's may stop this half way: the kernel would be left with memory that
+        // goes with the engine. The first panic goes on at the end.
+        let mut panic = None;
+        let mut guarded = |code: &dyn Fn()| {
+            while let Err(payload) = catch_unwind(AssertUnwindSafe(code)) {
+                match &panic {
+                    None => panic = Some(payload),
+                    // Its drop may panic again.
+                    Some(_) => std::mem::forget(payload),
+                }
+            }
+        };
+        guarded(&|| self.shared.close());
         let timeout = self.engine.borrow().options.shutdown;
         let deadline_ns = now_ns().saturating_add(timeout.as_nanos() as u64);
         self.engine.borrow_mut().begin_drain();
         loop {
             let over = self.engine.borrow_mut().drain_turn(deadline_ns);
-            self.fire_all();
+            guarded(&|| self.fire_all());
             if over {
                 break;
             }
         }
         let leaked = self.engine.borrow_mut().end();
-        self.fire_all();
+        guarded(&|| self.fire_all());
         if let Some(leaked) = leaked {
             eprintln!(
                 "{}: shut down with {} operations still in the kernel; their memory is leaked",
                 self.shared.name, leaked.operations
             );
         }
+        match panic {
+            Some(payload) if !std::thread::panicking() => resume_unwind(payload),
+            payload => std::mem::forget(payload),
+        }
     }
 }
 
 impl Drop for Inner {
     fn drop(&mut self) {
-        if !self.shared.origin.is_here() {
+        let unfinished = self.engine.get_mut().in_flight > 0 && !self.ended.get();
+        debug_assert!(!unfinished, "a proactor ends before it goes");
+        if unfinished || !self.shared.origin.is_here() {
             // A forked child: nothing here is ours to undo. The engine is forgotten whole.
             let engine = self.engine.get_mut();
             std::mem::forget(engine.backend.take());
@@ -369,7 +389,7 @@ impl Proactor {
             let seen = inner.shared.observe();
             inner.engine.borrow_mut().sweep(seen);
             inner.fire_all();
-            woken |= inner.shared.take_wake();
+            woken |= inner.shared.take_wake() | inner.shared.take_wake_here();
             let delivered = inner.engine.borrow().counters.delivered - before;
             let limit = if woken || delivered > 0 { Until::Now } else { wanted };
             let mut until = inner.engine.borrow().until(limit);
@@ -378,7 +398,7 @@ impl Proactor {
             }
             let waited = inner.engine.borrow_mut().wait(until);
             inner.fire_all();
-            woken |= inner.shared.take_wake();
+            woken |= inner.shared.take_wake() | inner.shared.take_wake_here();
             match waited {
                 Ok(()) => {}
                 Err(Fatal::Dropped) => {
@@ -481,6 +501,10 @@ impl Proactor {
     ///
     /// As [`poll`](Self::poll).
     pub fn shutdown(self, deadline: impl Into<Wait>) -> Result<Option<Leaked>> {
+        if self.inner.polling.get() {
+            let message = "called from inside a callback; drop the proactor, or return to the loop";
+            return Err(Error::new("shutdown", ErrorKind::Busy, message));
+        }
         let deadline = deadline.into();
         while self.in_flight_count()? > 0 {
             match deadline {

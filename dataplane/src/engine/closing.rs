@@ -9,7 +9,7 @@ use super::descriptors::{Class, DescId};
 use super::slots::{NONE, Notify};
 use crate::backend::RegisterError;
 use crate::error::{Error, ErrorKind, Result};
-use crate::op::{Close, Op};
+use crate::op::{Close, Forms as _, Op};
 use crate::sys::calls;
 use std::os::fd::{OwnedFd, RawFd};
 
@@ -38,6 +38,14 @@ impl Engine {
     /// The close operation in slot `closer` waits for the descriptor to become idle.
     pub(crate) fn close_when_idle(&mut self, desc: DescId, closer: u32) {
         let descriptor = self.table.descriptors.at(desc.index);
+        if !descriptor.is_open() || descriptor.closer != NONE {
+            // Another close of the same batch came first.
+            let slot = self.table.slots.at(closer);
+            slot.owed = 1;
+            let id = crate::backend::OpId::new(closer, slot.generation);
+            let event = crate::backend::Event::of(id, -libc::EBADF, 0);
+            return self.own_events.push_back(event);
+        }
         descriptor.closer = closer;
         self.begin_close(desc.index);
     }
@@ -47,8 +55,25 @@ impl Engine {
         if descriptor.is_open() && !descriptor.closing {
             descriptor.closing = true;
             self.cancel_descriptor(index, Reason::Closed);
+            self.cancel_readers(index);
         }
         self.close_if_idle(index);
+    }
+
+    /// Transfers that read from it are not in its list; there are few.
+    fn cancel_readers(&mut self, index: u32) {
+        if self.table.descriptors.at(index).pins == 0 {
+            return;
+        }
+        let source = Some(self.table.descriptors.id(index));
+        let reads = |op: &Op| op.source() == source;
+        let live = self.table.slots.live();
+        let found: Vec<u32> =
+            live.filter(|(_, _, op)| op.is_some_and(reads)).map(|(i, ..)| i).collect();
+        for slot in found {
+            let id = self.table.slots.id(slot);
+            self.cancel(id, Reason::Closed);
+        }
     }
 
     pub(crate) fn close_if_idle(&mut self, index: u32) {

@@ -325,11 +325,10 @@ impl Engine {
         if is_poll && cell.merge(outcome.result) {
             return;
         }
-        match cell.give(outcome) {
+        match cell.give(outcome, self.options.undelivered) {
             Err(outcome) => self.fire.push_back(Fire::Drop(Box::new(outcome))),
             Ok(told) => {
                 if told.waiting >= self.options.undelivered {
-                    cell.set_paused();
                     self.pause(index);
                 }
                 self.fire.extend(told.waker.map(Fire::Wake));
@@ -379,7 +378,7 @@ impl Engine {
         let slot = self.table.slots.at(index);
         if matches!(slot.notify, Notify::Nobody) {
             if slot.abandoned {
-                self.fire.push_back(Fire::Finish(index));
+                self.fire.push_back(Fire::Finish(OpId::new(index, slot.generation)));
             }
             return;
         }
@@ -388,13 +387,14 @@ impl Engine {
 
     fn tell(&mut self, index: u32) {
         let slot = self.table.slots.at(index);
+        let id = OpId::new(index, slot.generation);
         match std::mem::replace(&mut slot.notify, Notify::Nobody) {
             Notify::Nobody => {}
             Notify::Waker(waker) => self.fire.push_back(Fire::Wake(waker)),
             Notify::Cell(cell) => self.finish_cell(index, &cell),
             callback => {
                 slot.notify = callback;
-                self.fire.push_back(Fire::Finish(index));
+                self.fire.push_back(Fire::Finish(id));
             }
         }
     }

@@ -40,7 +40,8 @@ pub(crate) const MAX_ENTRIES: u16 = 32768;
 const MAX_POOLS: usize = 4096;
 
 pub(crate) struct Group {
-    slab: Slab,
+    /// None when the pool has ended: its memory is not kept any longer.
+    slab: Option<Slab>,
     generation: u32,
     /// The kernel holds buffers itself.
     kernel: bool,
@@ -73,7 +74,7 @@ impl Groups {
         let generation = self.groups.get(index as usize).map_or(1, |g| g.generation + 1);
         let entries = if kernel { entries } else { 0 };
         let group = Group {
-            slab,
+            slab: Some(slab),
             generation,
             kernel,
             slot_of: vec![u32::MAX; entries as usize],
@@ -105,7 +106,7 @@ impl Groups {
 
     /// A lease for a receive that carries its own buffer.
     pub(crate) fn lease(&mut self, id: PoolId) -> Option<Lease> {
-        self.find(id)?.slab.try_lease()
+        self.find(id)?.slab.as_ref()?.try_lease()
     }
 
     pub(crate) fn is_empty(&self) -> bool {
@@ -154,16 +155,20 @@ impl Group {
 
     /// Whether a receive would find a buffer.
     pub(crate) fn has_buffers(&self) -> bool {
-        if self.kernel { self.provided() > 0 } else { self.slab.has_available() }
+        match self.kernel {
+            true => self.provided() > 0,
+            false => self.slab.as_ref().is_some_and(Slab::has_available),
+        }
     }
 
     /// Leases what the slab has and the ring has room for, as buffers to hand to the kernel.
     pub(crate) fn refill(&mut self, out: &mut Vec<Provided>) {
-        if !self.kernel || self.closing || !self.slab.has_available() {
+        let Some(slab) = self.slab.as_ref().filter(|slab| self.kernel && slab.has_available())
+        else {
             return;
-        }
+        };
         while let Some(&number) = self.numbers.last() {
-            let Some(mut lease) = self.slab.try_lease() else { break };
+            let Some(mut lease) = slab.try_lease() else { break };
             self.numbers.pop();
             let (at, bytes) = (lease.as_mut_ptr(), lease.len() as u32);
             self.slot_of[number as usize] = lease.into_slot();
@@ -173,6 +178,7 @@ impl Group {
 
     /// The buffer a completion selected, as a lease of the bytes that arrived.
     pub(crate) fn selected(&mut self, number: u16, bytes: usize) -> Option<Lease> {
+        let slab = self.slab.as_ref()?;
         let slot = std::mem::replace(self.slot_of.get_mut(number as usize)?, u32::MAX);
         if slot == u32::MAX {
             return None;
@@ -180,32 +186,33 @@ impl Group {
         self.numbers.push(number);
         // SAFETY: `slot` is a reference this pool took with `into_slot`; the kernel has just said
         // that it is done with it, and the entry was cleared, so it is taken back once.
-        let mut lease = unsafe { self.slab.lease_from_slot(slot, 0, self.slab.slot_bytes()) };
+        let mut lease = unsafe { slab.lease_from_slot(slot, 0, slab.slot_bytes()) };
         lease.truncate(bytes);
         Some(lease)
     }
 
-    /// Takes back what the kernel held. Only after its ring is gone and nothing is armed.
-    pub(crate) fn finish(&mut self) {
-        for number in 0..self.slot_of.len() as u16 {
-            drop(self.selected(number, 0));
-        }
-        self.waiter = None;
+    /// Takes back what the kernel held. Only after its ring is gone and nothing is armed. To be
+    /// dropped with nothing borrowed: it may be the last of the slab, and others wait for slots.
+    pub(crate) fn finish(&mut self) -> Box<dyn std::any::Any> {
+        let numbers = 0..self.slot_of.len() as u16;
+        let leases: Vec<Lease> = numbers.filter_map(|number| self.selected(number, 0)).collect();
         self.live = false;
+        Box::new((leases, self.waiter.take(), self.slab.take()))
     }
 
-    /// Wakes `waker` when the slab gets a slot back. True: it has one now.
-    pub(crate) fn watch(&mut self, waker: &Waker) -> bool {
+    /// Wakes `waker` when the slab gets a slot back. A lease: it has one now, and the lease goes
+    /// straight back, with nothing borrowed, since others may wait for it.
+    pub(crate) fn watch(&mut self, waker: &Waker) -> Option<Lease> {
+        let slab = self.slab.as_ref()?;
         let mut waiter = match self.waiter.take() {
             Some(waiter) => waiter,
-            None => Box::pin(self.slab.lease_async()),
+            None => Box::pin(slab.lease_async()),
         };
         match waiter.as_mut().poll(&mut Context::from_waker(waker)) {
-            // The lease goes straight back: it only told that there is one.
-            Poll::Ready(_) => true,
+            Poll::Ready(lease) => Some(lease),
             Poll::Pending => {
                 self.waiter = Some(waiter);
-                false
+                None
             }
         }
     }

@@ -91,7 +91,7 @@ pub(crate) enum Fire {
     /// Wake a task.
     Wake(Waker),
     /// A finished slot: run its callback with the outcome, or drop both.
-    Finish(u32),
+    Finish(OpId),
     /// A result of a multishot operation with a callback.
     Result(OpId, Outcome),
     /// Run what a foreign thread asked for.

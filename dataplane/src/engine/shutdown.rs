@@ -86,7 +86,8 @@ impl Engine {
                 if group.is_kernel() {
                     backend.close_pool(index);
                 }
-                self.table.groups.at(index).finish();
+                let parts = self.table.groups.at(index).finish();
+                self.fire.push_back(Fire::Drop(parts));
             }
         }
         drop(backend);
@@ -107,6 +108,7 @@ impl Engine {
             self.deadlines.remove(index);
         }
         let slot = self.table.slots.at(index);
+        let id = crate::backend::OpId::new(index, slot.generation);
         match std::mem::replace(&mut slot.notify, Notify::Nobody) {
             Notify::Nobody => {}
             Notify::Waker(waker) => self.fire.push_back(Fire::Wake(waker)),
@@ -115,7 +117,7 @@ impl Engine {
             }
             callback => {
                 slot.notify = callback;
-                self.fire.push_back(Fire::Finish(index));
+                self.fire.push_back(Fire::Finish(id));
             }
         }
     }

@@ -81,9 +81,17 @@ impl Engine {
         deadline_ns: Option<u64>,
     ) -> Result<OpId, (Error, F)> {
         if let Err(error) = self.check(&op).and_then(|()| self.check_room(op.name(), 1)) {
+            self.drop_later(notify);
             return Err((error, op));
         }
         self.place(op, notify, deadline_ns)
+    }
+
+    /// What a callback holds may be the user's last handle of something.
+    fn drop_later(&mut self, notify: Notify) {
+        if !matches!(notify, Notify::Nobody) {
+            self.fire.push_back(Fire::Drop(Box::new(notify)));
+        }
     }
 
     /// Puts a checked operation into a slot and starts it.
@@ -94,7 +102,10 @@ impl Engine {
         notify: Notify,
         deadline_ns: Option<u64>,
     ) -> Result<OpId, (Error, F)> {
-        let Some(index) = self.table.slots.take() else { return Err(no_slot(op)) };
+        let Some(index) = self.table.slots.take() else {
+            self.drop_later(notify);
+            return Err(no_slot(op));
+        };
         self.in_flight += 1;
         let shape = op.shape();
         let fires_at = op.fires_at();
@@ -300,6 +311,11 @@ impl Engine {
         if slot.state == State::Done || slot.settled {
             return false;
         }
+        if matches!(self.table.slots.op(id.index()), Some(Op::Close(_))) {
+            // The table has given the number up, or will: a close that does not run leaks it.
+            return true;
+        }
+        let slot = self.table.slots.at(id.index());
         if slot.reason == Reason::Kernel {
             slot.reason = reason;
         }
@@ -397,12 +413,14 @@ impl Engine {
     }
 
     /// The operation goes on, nobody wants its outcome.
-    pub(crate) fn detach(&mut self, id: OpId) {
-        let Some(slot) = self.table.slots.find(id) else { return };
+    /// Its waker is handed out, to be dropped with nothing borrowed.
+    pub(crate) fn detach(&mut self, id: OpId) -> Notify {
+        let Some(slot) = self.table.slots.find(id) else { return Notify::Nobody };
         slot.abandoned = true;
         if slot.state == State::Done {
-            self.fire.push_back(Fire::Finish(id.index()));
+            self.fire.push_back(Fire::Finish(id));
         }
+        std::mem::replace(&mut slot.notify, Notify::Nobody)
     }
 
     /// Slots for `count` more operations.

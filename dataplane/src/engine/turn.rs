@@ -129,7 +129,7 @@ impl Engine {
         if !returns.operations.is_empty() {
             returns.operations.drain(|index| {
                 let slot = self.table.slots.at(index as u32);
-                let gone = matches!(&slot.notify, Notify::Cell(cell) if cell.is_abandoned());
+                let gone = matches!(&slot.notify, Notify::Cell(cell) if cell.wants_end());
                 if slot.state != State::Free && gone {
                     let id = OpId::new(index as u32, slot.generation);
                     self.cancel(id, Reason::User);
@@ -163,7 +163,8 @@ impl Engine {
                 {
                     backend.close_pool(index);
                 }
-                self.table.groups.at(index).finish();
+                let parts = self.table.groups.at(index).finish();
+                self.fire.push_back(Fire::Drop(parts));
                 continue;
             }
             let mut provided = std::mem::take(&mut self.counters.provided);
@@ -186,9 +187,14 @@ impl Engine {
             if group.parked.is_empty() {
                 return;
             }
-            if !group.has_buffers() && !group.watch(&waker) {
-                return;
+            if !group.has_buffers() {
+                // It goes back when this turn's fires run, and its return wakes this loop again.
+                let Some(lease) = group.watch(&waker) else { return };
+                let lease: Box<dyn std::any::Any> = Box::new(lease);
+                self.fire.push_back(Fire::Drop(lease));
+                self.table.shared.announce();
             }
+            let group = self.table.groups.at(index);
             let mut provided = Vec::new();
             group.refill(&mut provided);
             if let Some(backend) = &mut self.backend
@@ -291,7 +297,10 @@ impl Engine {
                 Some(Fire::Wake(waker)) => Ready::Wake(waker),
                 Some(Fire::Call(call)) => Ready::Call(call),
                 Some(Fire::Drop(parts)) => Ready::Drop(parts),
-                Some(Fire::Finish(index)) => self.ready_finish(index),
+                Some(Fire::Finish(id)) => match self.ready_finish(id) {
+                    Some(ready) => ready,
+                    None => continue,
+                },
                 Some(Fire::Result(id, outcome)) => match self.ready_result(id, outcome) {
                     Some(ready) => ready,
                     None => continue,
@@ -301,14 +310,15 @@ impl Engine {
         }
     }
 
-    fn ready_finish(&mut self, index: u32) -> Ready {
-        let slot = self.table.slots.at(index);
+    /// None: somebody took it between its end and now, and its slot may be another's.
+    fn ready_finish(&mut self, id: OpId) -> Option<Ready> {
+        let slot = self.table.slots.find(id).filter(|slot| slot.state == State::Done)?;
         let notify = std::mem::replace(&mut slot.notify, Notify::Nobody);
-        match (notify, self.take_finished(index)) {
+        Some(match (notify, self.take_finished(id.index())) {
             (Notify::Once(callback), (op, outcome)) => Ready::Once(callback, op, outcome),
             (Notify::Each(callback), (op, outcome)) => Ready::End(callback, op, outcome),
             (notify, (op, outcome)) => Ready::Parts(op, outcome, notify),
-        }
+        })
     }
 
     fn ready_result(&mut self, id: OpId, outcome: Outcome) -> Option<Ready> {

@@ -103,7 +103,13 @@ impl Drop for LocalDescriptor {
     fn drop(&mut self) {
         if !self.surrendered.get() {
             // In a forked child, or after the end, there is nothing to release.
-            let _ = self.inner.with("close", |engine| engine.release_descriptor(self.id.index));
+            let name = "close";
+            let done = self.inner.with(name, |engine| engine.release_descriptor(self.id.index));
+            if done.is_err_and(|error| error.kind() == ErrorKind::Busy) {
+                // Dropped while the engine was at work: the next sweep releases it.
+                self.inner.shared.returns.descriptors.insert(self.id.index as usize);
+                self.inner.shared.announce();
+            }
         }
     }
 }

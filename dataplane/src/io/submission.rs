@@ -68,7 +68,7 @@ impl<O: Operation> Submission<O> {
     /// Lets the operation run on its own; what it brings is dropped when it ends.
     pub fn detach(mut self) {
         let id = std::mem::replace(&mut self.id, TAKEN);
-        let _ = self.port.inner.with("detach", |engine| engine.detach(id));
+        drop(self.port.inner.with("detach", |engine| engine.detach(id)));
     }
 
     #[inline]

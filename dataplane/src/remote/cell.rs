@@ -57,13 +57,22 @@ impl Cell {
         self.lock().abandoned
     }
 
+    /// Its submitter is gone, or asked for its end.
+    pub(crate) fn wants_end(&self) -> bool {
+        let state = self.lock();
+        state.abandoned || state.cancelled
+    }
+
     /// Adds a result; an abandoned cell hands it back, to be dropped outside every lock.
-    pub(crate) fn give(&self, outcome: Outcome) -> Result<Told, Outcome> {
+    /// At `limit` results it is marked as paused in the same step: the submitter that takes them
+    /// finds the mark, whenever it comes.
+    pub(crate) fn give(&self, outcome: Outcome, limit: usize) -> Result<Told, Outcome> {
         let mut state = self.lock();
         if state.abandoned {
             return Err(outcome);
         }
         state.results.push_back(outcome);
+        state.paused |= state.results.len() >= limit;
         Ok(Told { waiting: state.results.len(), waker: state.waker.take() })
     }
 
@@ -77,10 +86,6 @@ impl Cell {
             }
             _ => false,
         }
-    }
-
-    pub(crate) fn set_paused(&self) {
-        self.lock().paused = true;
     }
 
     /// The end of the operation. An abandoned cell hands it back.

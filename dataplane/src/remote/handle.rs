@@ -6,8 +6,8 @@
 
 use super::cell::{Adopted, Cell};
 use super::inbox::{self, Command, Shared};
+use crate::engine::Payload;
 use crate::engine::descriptors::{Class, DescId};
-use crate::engine::{Payload, Reason};
 use crate::error::{Error, Failed, Result};
 use crate::io::request::Request;
 use crate::io::stream::RemoteStream;
@@ -102,9 +102,9 @@ impl Handle {
 
     pub(crate) fn cancel_cell(&self, cell: &Cell) {
         if let Some(id) = cell.cancel() {
-            // Refused only when the proactor is gone (then the operation has ended) or the inbox
-            // is full; the mark in the cell is not enough then, so the waiting call is dropped.
-            drop(self.call(move |io| io.inner().with("cancel", |e| e.cancel(id, Reason::User))));
+            // By bit map: neither a full inbox nor a full proactor keeps it from the owner.
+            self.shared.returns.operations.insert(id.index() as usize);
+            self.shared.announce();
         }
     }
 }

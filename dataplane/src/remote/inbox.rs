@@ -83,6 +83,8 @@ pub(crate) struct Shared {
     helped: Mutex<Vec<(OpId, i32)>>,
     has_helped: AtomicBool,
     closed: AtomicBool,
+    /// A task of the owner's was woken on its own thread, by whatever.
+    woken_here: AtomicBool,
     /// The backend works by readiness: sockets are made non-blocking.
     readiness: AtomicBool,
     pub(crate) origin: Origin,
@@ -110,6 +112,7 @@ impl Shared {
             helped: Mutex::new(Vec::new()),
             has_helped: AtomicBool::new(false),
             closed: AtomicBool::new(false),
+            woken_here: AtomicBool::new(false),
             readiness: AtomicBool::new(false),
             origin: Origin::here()?,
             name: name.to_owned(),
@@ -186,6 +189,19 @@ impl Shared {
 
     pub(crate) fn take_wake(&self) -> bool {
         self.word.take_wake()
+    }
+
+    /// On the owner's thread: the poll in progress returns after what it is doing.
+    pub(crate) fn wake_here(&self) {
+        self.woken_here.store(true, Ordering::Relaxed);
+    }
+
+    pub(crate) fn take_wake_here(&self) -> bool {
+        let woken = self.woken_here.load(Ordering::Relaxed);
+        if woken {
+            self.woken_here.store(false, Ordering::Relaxed);
+        }
+        woken
     }
 
     pub(crate) fn receive(&self) -> Option<Command> {

@@ -204,6 +204,20 @@ impl Uring {
         }
     }
 
+    /// Hands everything over, the backlog too, unless the kernel takes nothing more for now.
+    #[cold]
+    fn hand_over(&mut self) {
+        loop {
+            let left = self.ring.staged() + self.backlog.len();
+            if left == 0 || self.enter(0, None).is_err() {
+                return;
+            }
+            if self.ring.staged() + self.backlog.len() >= left {
+                return;
+            }
+        }
+    }
+
     #[cold]
     fn note_overflow(&mut self) {
         self.in_overflow = !self.in_overflow;
@@ -364,7 +378,7 @@ impl Backend for Uring {
     fn unregister_memory(&mut self, first: u32, count: u32) {
         // What was staged may name these entries, and the kernel looks them up when it starts
         // an operation: hand everything over first.
-        let _ = self.enter(0, None);
+        self.hand_over();
         let _ = self.buffers.clear_run(&mut self.ring, first, count);
     }
 
@@ -380,7 +394,7 @@ impl Backend for Uring {
     }
 
     fn unregister_file(&mut self, index: u32) {
-        let _ = self.enter(0, None);
+        self.hand_over();
         let _ = self.files.clear(&mut self.ring, index);
     }
 

@@ -191,7 +191,6 @@ impl Ring {
     }
 
     /// Entries pushed that no enter has handed over yet.
-    #[cfg(test)]
     #[inline]
     pub(crate) fn staged(&self) -> usize {
         self.staged as usize
