@@ -104,7 +104,8 @@ impl Drop for Polling<'_> {
     }
 }
 
-/// The waker of `block_on`: wakes the loop only when it fires on another thread.
+/// The waker of `block_on`: wakes the loop only when it fires on another thread; on the loop's own
+/// the poll looks at the flag.
 struct LoopWaker {
     woken: AtomicBool,
     shared: Arc<Shared>,
@@ -314,6 +315,12 @@ impl Proactor {
     /// Busy inside a callback; Forked in a forked child; DataLoss when the kernel dropped
     /// completions (every waiter got an error, make a new proactor); Io when the wait itself fails.
     pub fn poll(&self, wait: impl Into<Wait>) -> Result<usize> {
+        self.poll_unless(wait.into(), &AtomicBool::new(false))
+    }
+
+    /// Polls, and returns early when something inside the poll sets `stop`: what is woken there
+    /// need not be a result (a call that ran, a slot that became free).
+    fn poll_unless(&self, wait: Wait, stop: &AtomicBool) -> Result<usize> {
         const NAME: &str = "poll";
         let inner = &self.inner;
         if !inner.shared.origin.is_here() {
@@ -327,15 +334,15 @@ impl Proactor {
             return Err(Error::new(NAME, ErrorKind::Busy, message));
         }
         let _polling = Polling(inner);
-        let wanted = match wait.into() {
+        let wanted = match wait {
             Wait::Now => Until::Now,
             Wait::Forever => Until::Forever,
             Wait::Until(at) => Until::At(instant_to_ns(at)),
         };
-        self.turns(wanted)
+        self.turns(wanted, stop)
     }
 
-    fn turns(&self, wanted: Until) -> Result<usize> {
+    fn turns(&self, wanted: Until, stop: &AtomicBool) -> Result<usize> {
         let inner = &self.inner;
         let before = inner.engine.borrow().counters.delivered;
         let mut woken = false;
@@ -343,7 +350,7 @@ impl Proactor {
             let seen = inner.shared.observe();
             inner.engine.borrow_mut().sweep();
             inner.fire_all();
-            woken |= inner.shared.take_wake();
+            woken |= inner.shared.take_wake() | stop.load(Ordering::Acquire);
             let delivered = inner.engine.borrow().counters.delivered - before;
             let limit = if woken || delivered > 0 { Until::Now } else { wanted };
             let mut until = inner.engine.borrow().until(limit);
@@ -352,7 +359,7 @@ impl Proactor {
             }
             let waited = inner.engine.borrow_mut().wait(until);
             inner.fire_all();
-            woken |= inner.shared.take_wake();
+            woken |= inner.shared.take_wake() | stop.load(Ordering::Acquire);
             match waited {
                 Ok(()) => {}
                 Err(Fatal::Dropped) => {
@@ -416,7 +423,7 @@ impl Proactor {
                 true => Wait::Now,
                 false => Wait::Forever,
             };
-            self.poll(wait)?;
+            self.poll_unless(wait, &state.woken)?;
         }
     }
 
