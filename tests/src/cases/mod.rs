@@ -1,11 +1,27 @@
 //! The cases, one file for each noun.
 
+pub mod batch;
+pub mod callbacks;
+pub mod cancel;
+pub mod cancel_race;
 pub mod core;
+pub mod timeouts;
+pub mod timers;
+pub mod wake;
 
 use crate::Case;
 
 /// Every list of cases.
-const LISTS: &[&[Case]] = &[core::CASES];
+const LISTS: &[&[Case]] = &[
+    core::CASES,
+    timers::CASES,
+    cancel::CASES,
+    cancel_race::CASES,
+    batch::CASES,
+    callbacks::CASES,
+    timeouts::CASES,
+    wake::CASES,
+];
 
 /// Every case of a normal run.
 pub fn all() -> Vec<Case> {
