@@ -8,6 +8,7 @@
 //!   backend or capability is covered without a change here.
 //! - [`Runner`]: runs cases one at a time, each on a thread of its own under a watchdog, and looks
 //!   afterwards for what was left: operations, descriptors, registrations, memory in the kernel.
+//! - [`soak`]: operations at random, until the books do not balance.
 //! - [`Report`]: what came of it. A skip has a reason; a run without cases is a failure.
 //!
 //! Every configuration must tell the same story: the lines a case notes are compared between all
@@ -19,6 +20,7 @@ mod cx;
 pub mod matrix;
 mod report;
 mod runner;
+pub mod soak;
 
 pub use case::{Case, Skip};
 pub use cx::{Cx, OPERATIONS};

@@ -4,7 +4,7 @@
 //! configuration that `REQUIRE` names was skipped, or nothing ran; 2 for a wrong command line.
 
 use clap::Parser;
-use conformance::{Case, Entry, Report, Runner, cases, matrix};
+use conformance::{Case, Entry, Report, Runner, cases, matrix, soak};
 use std::process::ExitCode;
 
 /// Runs the conformance suite.
@@ -24,9 +24,12 @@ struct Arguments {
     /// Only cases whose name contains this.
     #[arg(long, value_name = "PATTERN")]
     case: Option<String>,
-    /// Seed of the injected faults.
+    /// Seed of the injected faults, and of a soak.
     #[arg(long, default_value_t = 1)]
     seed: u64,
+    /// Instead of the cases, this many random steps in each configuration.
+    #[arg(long, value_name = "OPS")]
+    soak: Option<u64>,
 }
 
 fn chosen(pattern: Option<&str>) -> Vec<Case> {
@@ -55,6 +58,26 @@ fn print(report: &Report, json: bool) {
     }
 }
 
+/// Soaks each configuration that is to be had; whether all books balance.
+fn soak_all(configurations: &[matrix::Configuration], operations: u64, seed: u64) -> bool {
+    let mut is_good = true;
+    for configuration in configurations {
+        let name = &configuration.name;
+        if let Err(reason) = &configuration.capabilities {
+            println!("{name}: skipped: {reason}");
+            continue;
+        }
+        match soak::run(configuration, operations, seed) {
+            Ok(tally) => println!("{name}: {tally}"),
+            Err(problem) => {
+                println!("{name}: FAILED: {problem}");
+                is_good = false;
+            }
+        }
+    }
+    is_good
+}
+
 fn main() -> ExitCode {
     let arguments = Arguments::parse();
     let configurations = match matrix::named(&arguments.configuration, arguments.seed) {
@@ -64,6 +87,12 @@ fn main() -> ExitCode {
             return ExitCode::from(2);
         }
     };
+    if let Some(operations) = arguments.soak {
+        return match soak_all(&configurations, operations, arguments.seed) {
+            true => ExitCode::SUCCESS,
+            false => ExitCode::FAILURE,
+        };
+    }
     let cases = chosen(arguments.case.as_deref());
     if arguments.list {
         list(&cases, &configurations);

@@ -258,7 +258,7 @@ fn end(io: Proactor) -> Result<(), String> {
 }
 
 /// The process's descriptors, each with what it is. The one that lists them is not among them.
-fn descriptors() -> BTreeMap<String, PathBuf> {
+pub(crate) fn descriptors() -> BTreeMap<String, PathBuf> {
     let Ok(folder) = std::fs::read_dir("/proc/self/fd") else { return BTreeMap::new() };
     folder
         .flatten()
@@ -270,7 +270,7 @@ fn descriptors() -> BTreeMap<String, PathBuf> {
         .collect()
 }
 
-fn no_descriptor_left(before: &BTreeMap<String, PathBuf>) -> Result<(), String> {
+pub(crate) fn no_descriptor_left(before: &BTreeMap<String, PathBuf>) -> Result<(), String> {
     let deadline = Instant::now() + SETTLES_WITHIN;
     loop {
         let after = descriptors();

@@ -29,6 +29,7 @@ pub const CASES: &[Case] = &[
     Case { name: "core/hostile_options", needs: &[], run: hostile_options },
     Case { name: "core/what_was_asked_for_runs", needs: &[], run: what_was_asked_for_runs },
     Case { name: "core/two_proactors", needs: &[], run: two_proactors },
+    Case { name: "core/block_on_hears_every_wake", needs: &[], run: block_on_hears_every_wake },
     Case { name: "core/after_shutdown", needs: &[], run: after_shutdown },
 ];
 
@@ -312,6 +313,20 @@ fn two_proactors(cx: &Cx<'_>) -> Result<(), Skip> {
     });
     let filled = filled.expect("just taken").expect("received");
     assert_eq!(&filled[..], b"across");
+    Ok(())
+}
+
+fn block_on_hears_every_wake(cx: &Cx<'_>) -> Result<(), Skip> {
+    // None of these wakes comes with a result of the proactor's own.
+    let called = cx.io.block_on(cx.io.handle().call(|io| io.stats().in_flight));
+    assert_eq!(called.expect("polling").expect("called"), 0);
+    let (near, _far) = cx.unix_pair();
+    let slab = cx.slab(1, 8);
+    let receiving = near.recv(slab.lease().expect("free")).submit().expect("room");
+    cx.io.poll(Wait::Now).expect("a poll");
+    drop(receiving);
+    let lease = cx.io.block_on(slab.lease_async()).expect("polling");
+    assert_eq!(lease.len(), 8, "the slot of the receive that was dropped");
     Ok(())
 }
 

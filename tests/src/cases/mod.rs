@@ -1,13 +1,30 @@
 //! The cases, one file for each noun.
 
+pub mod batch;
+pub mod callbacks;
+pub mod cancel;
+pub mod cancel_race;
 pub mod core;
 mod net;
 pub mod tcp;
+pub mod timeouts;
+pub mod timers;
+pub mod wake;
 
 use crate::Case;
 
 /// Every list of cases.
-const LISTS: &[&[Case]] = &[core::CASES, tcp::CASES];
+const LISTS: &[&[Case]] = &[
+    core::CASES,
+    tcp::CASES,
+    timers::CASES,
+    cancel::CASES,
+    cancel_race::CASES,
+    batch::CASES,
+    callbacks::CASES,
+    timeouts::CASES,
+    wake::CASES,
+];
 
 /// Every case of a normal run.
 pub fn all() -> Vec<Case> {
