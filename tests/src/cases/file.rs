@@ -225,13 +225,13 @@ fn close_is_for_every_clone(cx: &Cx<'_>) -> Result<(), Skip> {
     let file = opened(cx, &path, OpenOptions::read());
     let other = file.clone();
     cx.block_on(file.close()).expect("closed");
-    assert_eq!(cx.io.stats().descriptors, 0);
     let slab = cx.slab(1, 64);
     let failed = cx.block_on(other.read_at(slab.lease().expect("a slot"), 0));
     assert_eq!(failed.expect_err("it is closed").kind(), ErrorKind::Closed);
     assert_eq!(other.size_bytes().expect_err("it is closed").kind(), ErrorKind::Closed);
     let again = cx.block_on(other.close()).expect_err("it is closed");
     assert_eq!(again.kind(), ErrorKind::Closed);
+    assert_eq!(cx.io.stats().descriptors, 0, "the last handle frees the place in the table");
     Ok(())
 }
 
@@ -322,7 +322,7 @@ fn fixed_descriptor(cx: &Cx<'_>) -> Result<(), Skip> {
     let path = made(cx, &bytes);
     let file = opened(cx, &path, OpenOptions::read());
     let registered = file.register().expect("the table has room");
-    assert_eq!(registered, cx.io.capabilities().contains(Capability::FixedFiles));
+    assert!(registered || !cx.io.capabilities().contains(Capability::FixedFiles));
     assert_eq!(file.register().expect("twice is once"), registered);
     let slab = cx.slab(1, 2048);
     let filled = cx.block_on(file.read_at(slab.lease().expect("a slot"), 0)).expect("read");
