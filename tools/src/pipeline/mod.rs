@@ -43,6 +43,8 @@ pub struct Settings {
     pub hash_on: Placement,
     /// How long a peer may do nothing.
     pub stall: Duration,
+    /// Whether this end shows the progress bar; of two ends in one process one does.
+    pub shows_progress: bool,
 }
 
 /// One end of a pipeline: a proactor and its slab.
@@ -131,9 +133,9 @@ pub struct Bar(ProgressBar);
 
 impl Bar {
     /// A bar of `total` bytes, or a spinner when that is unknown; on standard error, and only
-    /// when that is a terminal.
-    pub fn new(total: Option<u64>) -> Bar {
-        if !std::io::stderr().is_terminal() {
+    /// when that is a terminal and the end shows one.
+    pub fn new(end: &End, total: Option<u64>) -> Bar {
+        if !end.settings.shows_progress || !std::io::stderr().is_terminal() {
             return Bar(ProgressBar::hidden());
         }
         let target = ProgressDrawTarget::stderr_with_hz(10);
@@ -146,11 +148,6 @@ impl Bar {
             bar.set_style(style);
         }
         Bar(bar)
-    }
-
-    /// A bar that is never drawn.
-    pub fn hidden() -> Bar {
-        Bar(ProgressBar::hidden())
     }
 
     /// More bytes are done.

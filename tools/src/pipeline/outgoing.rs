@@ -85,7 +85,7 @@ pub async fn send(
     session: Option<&Session>,
 ) -> Result<Outcome> {
     let header = header(&source, hash, name);
-    let bar = Bar::new(source.length);
+    let bar = Bar::new(end, source.length);
     wire.put(&header).await?;
     let mut sending = Sending {
         wire,
