@@ -76,18 +76,21 @@ pub fn run(args: &Args) -> Result<()> {
         send(&end, source, &path, args.hash, (address, to_receiver)).await
     };
     let sent = signals.drive(&end.io, work);
+    let (backend, fallbacks) = (end.io.backend(), end.fallbacks.clone());
+    // Ends the loop, and with it the connection: a receiver that still waits then hears of it.
+    drop(end);
     let panicked = |_| Failure::new(Exit::System, "the receiver's thread panicked");
     let received = receiver.join().map_err(panicked)?;
     let (sent, received) = agree(sent, received)?;
     let mut report = Report::new("stream", sent.bytes, &watch);
-    report.backend = end.io.backend().to_string();
+    report.backend = backend.to_string();
     let there = &received.outcome;
     let agreed = sent.verdict == Code::Good
         && there.verdict == Code::Good
         && (sent.bytes, sent.digest) == (there.bytes, there.digest);
     report.hashed(args.hash, sent.digest, agreed);
     report.stages = [sent.stages, received.outcome.stages].concat();
-    report.fell_back(end.fallbacks.clone());
+    report.fell_back(fallbacks);
     report.fell_back(received.fallbacks);
     report.print(args.shared.json, target == Target::Stdout)?;
     match agreed {

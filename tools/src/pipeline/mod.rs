@@ -64,7 +64,14 @@ impl End {
     /// Makes proactor and slab, and registers the slab. What is refused is a fallback, said in
     /// the report, unless an explicit backend is what was refused.
     pub fn new(name: &str, settings: &Settings) -> Result<End> {
-        let options = Options::default().backend(settings.backend).name(name);
+        // A slot is read, sent, received or written by one operation at a time; the rest is for
+        // records and timers. Small rings fit in small RLIMIT_MEMLOCKs.
+        let operations = (settings.buffers as u32 * 2 + 32).next_power_of_two();
+        let options = Options::default()
+            .backend(settings.backend)
+            .name(name)
+            .operations(operations)
+            .completions(operations * 4);
         let io = Proactor::with(options).doing(format_args!("{name}: start the loop"))?;
         let builder = Slab::builder(settings.buffers, settings.buffer_bytes).name(name);
         let slab =

@@ -125,11 +125,9 @@ impl Sending<'_> {
         {
             let is_data = *is_data;
             self.sending.pop_front();
-            let doing = format_args!("{}: send", self.wire.peer);
-            return Poll::Ready(Event::Sent(
-                result.map_err(|refused| failed(doing, &refused.error)),
-                is_data,
-            ));
+            let peer = &self.wire.peer;
+            let result = result.map_err(|refused| failed(peer, &refused.error));
+            return Poll::Ready(Event::Sent(result, is_data));
         }
         if !self.over
             && let Poll::Ready(piece) = self.source.poll_next(cx)
