@@ -109,6 +109,7 @@ impl Shared {
             zero_copy: sending.map_or(Ok(ZeroCopy::Never), Sending::policy)?,
             hash_on: self.hash_on,
             stall: self.timeout,
+            shows_progress: true,
         })
     }
 }

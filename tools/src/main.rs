@@ -9,7 +9,10 @@ mod doctor;
 mod failure;
 mod pipeline;
 mod protocol;
+mod recv;
 mod report;
+mod send;
+mod signals;
 mod stream;
 mod token;
 
@@ -30,12 +33,19 @@ enum Command {
     Doctor(doctor::Args),
     /// Stream a file over loopback TCP to a receiver in this process, and verify it.
     Stream(stream::Args),
+    /// Send a file, a block device or standard input to `dataplane recv`. The bytes themselves
+    /// are not encrypted.
+    Send(send::Args),
+    /// Receive what `dataplane send` sends. The bytes themselves are not encrypted.
+    Recv(recv::Args),
 }
 
 fn main() -> ExitCode {
     let result = match Cli::parse().command {
         Command::Doctor(args) => return doctor::run(&args),
         Command::Stream(args) => stream::run(&args),
+        Command::Send(args) => send::run(&args),
+        Command::Recv(args) => recv::run(&args),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,

@@ -14,7 +14,8 @@ use crate::pipeline::wire::Wire;
 use crate::pipeline::{End, Settings, incoming, outgoing};
 use crate::protocol::{Code, Role};
 use crate::report::{Report, Watch};
-use dataplane::{Address, Socket};
+use crate::signals::Signals;
+use dataplane::{Address, Handle, Socket};
 use std::path::PathBuf;
 use std::sync::mpsc::{Receiver, Sender, channel};
 
@@ -36,7 +37,7 @@ pub struct Args {
 }
 
 /// Where the receiver listens.
-type Listening = Result<Address>;
+type Listening = Result<(Address, Handle)>;
 
 struct Received {
     outcome: incoming::Outcome,
@@ -54,31 +55,42 @@ pub fn run(args: &Args) -> Result<()> {
     if let Target::File(path) = &target {
         crate::pipeline::sink::check_target(path)?;
     }
+    let signals = Signals::block()?;
     let end = End::new("sender", &settings)?;
     let opening = end.io.block_on(Source::open(&end, &path, args.sending.direct));
     let source = opening.doing("sender")??;
     let (to_main, listening) = channel();
     let (to_receiver, expected) = channel();
     let receiver = {
-        let (settings, target) = (settings, target.clone());
+        let settings = Settings { shows_progress: false, ..settings };
+        let target = target.clone();
         let run = move || receive(&settings, &target, &to_main, &expected);
         let builder = std::thread::Builder::new().name("receiver".to_owned());
         builder.spawn(run).doing("start the receiver's thread")?
     };
     let watch = Watch::start();
-    let sent = end.io.block_on(send(&end, source, &path, args.hash, &listening, to_receiver));
+    let work = async {
+        let lost = |_| Failure::peer("the receiver ended before it listened");
+        let (address, handle) = listening.recv().map_err(lost)??;
+        signals.others.borrow_mut().push(handle);
+        send(&end, source, &path, args.hash, (address, to_receiver)).await
+    };
+    let sent = signals.drive(&end.io, work);
+    let (backend, fallbacks) = (end.io.backend(), end.fallbacks.clone());
+    // Ends the loop, and with it the connection: a receiver that still waits then hears of it.
+    drop(end);
     let panicked = |_| Failure::new(Exit::System, "the receiver's thread panicked");
     let received = receiver.join().map_err(panicked)?;
-    let (sent, received) = agree(sent.doing("sender")?, received)?;
+    let (sent, received) = agree(sent, received)?;
     let mut report = Report::new("stream", sent.bytes, &watch);
-    report.backend = end.io.backend().to_string();
+    report.backend = backend.to_string();
     let there = &received.outcome;
     let agreed = sent.verdict == Code::Good
         && there.verdict == Code::Good
         && (sent.bytes, sent.digest) == (there.bytes, there.digest);
     report.hashed(args.hash, sent.digest, agreed);
     report.stages = [sent.stages, received.outcome.stages].concat();
-    report.fell_back(end.fallbacks.clone());
+    report.fell_back(fallbacks);
     report.fell_back(received.fallbacks);
     report.print(args.shared.json, target == Target::Stdout)?;
     match agreed {
@@ -104,11 +116,8 @@ async fn send(
     source: Source,
     path: &std::path::Path,
     hash: Algorithm,
-    listening: &Receiver<Listening>,
-    to_receiver: Sender<Address>,
+    (address, to_receiver): (Address, Sender<Address>),
 ) -> Result<outgoing::Outcome> {
-    let lost = |_| Failure::peer("the receiver ended before it listened");
-    let address = listening.recv().map_err(lost)??;
     let socket = end.io.connect(address).await.doing("sender")?;
     let mine = socket.local_addr().doing("sender")?;
     // The receiver's thread says itself why it is gone.
@@ -133,7 +142,7 @@ fn receive(
     });
     let (end, listener) = match listening {
         Ok((end, listener, address)) => {
-            let _ = to_main.send(Ok(address));
+            let _ = to_main.send(Ok((address, end.io.handle())));
             (end, listener)
         }
         Err(failure) => {

@@ -123,7 +123,7 @@ async fn start(
         wire,
         sink: &sink,
         leases: Leases::new(&end.slab),
-        bar: Bar::new(header.length),
+        bar: Bar::new(end, header.length),
         hasher: Hasher::new(header.hash, end.settings.hash_on)?,
         receiving: VecDeque::with_capacity(AHEAD),
         writing: VecDeque::with_capacity(end.slab.slots()),

@@ -43,6 +43,8 @@ pub struct Settings {
     pub hash_on: Placement,
     /// How long a peer may do nothing.
     pub stall: Duration,
+    /// Whether this end shows the progress bar; of two ends in one process one does.
+    pub shows_progress: bool,
 }
 
 /// One end of a pipeline: a proactor and its slab.
@@ -62,7 +64,14 @@ impl End {
     /// Makes proactor and slab, and registers the slab. What is refused is a fallback, said in
     /// the report, unless an explicit backend is what was refused.
     pub fn new(name: &str, settings: &Settings) -> Result<End> {
-        let options = Options::default().backend(settings.backend).name(name);
+        // A slot is read, sent, received or written by one operation at a time; the rest is for
+        // records and timers. Small rings fit in small RLIMIT_MEMLOCKs.
+        let operations = (settings.buffers as u32 * 2 + 32).next_power_of_two();
+        let options = Options::default()
+            .backend(settings.backend)
+            .name(name)
+            .operations(operations)
+            .completions(operations * 4);
         let io = Proactor::with(options).doing(format_args!("{name}: start the loop"))?;
         let builder = Slab::builder(settings.buffers, settings.buffer_bytes).name(name);
         let slab =
@@ -131,9 +140,9 @@ pub struct Bar(ProgressBar);
 
 impl Bar {
     /// A bar of `total` bytes, or a spinner when that is unknown; on standard error, and only
-    /// when that is a terminal.
-    pub fn new(total: Option<u64>) -> Bar {
-        if !std::io::stderr().is_terminal() {
+    /// when that is a terminal and the end shows one.
+    pub fn new(end: &End, total: Option<u64>) -> Bar {
+        if !end.settings.shows_progress || !std::io::stderr().is_terminal() {
             return Bar(ProgressBar::hidden());
         }
         let target = ProgressDrawTarget::stderr_with_hz(10);
@@ -146,11 +155,6 @@ impl Bar {
             bar.set_style(style);
         }
         Bar(bar)
-    }
-
-    /// A bar that is never drawn.
-    pub fn hidden() -> Bar {
-        Bar(ProgressBar::hidden())
     }
 
     /// More bytes are done.

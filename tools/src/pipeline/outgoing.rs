@@ -85,7 +85,7 @@ pub async fn send(
     session: Option<&Session>,
 ) -> Result<Outcome> {
     let header = header(&source, hash, name);
-    let bar = Bar::new(source.length);
+    let bar = Bar::new(end, source.length);
     wire.put(&header).await?;
     let mut sending = Sending {
         wire,
@@ -125,11 +125,9 @@ impl Sending<'_> {
         {
             let is_data = *is_data;
             self.sending.pop_front();
-            let doing = format_args!("{}: send", self.wire.peer);
-            return Poll::Ready(Event::Sent(
-                result.map_err(|refused| failed(doing, &refused.error)),
-                is_data,
-            ));
+            let peer = &self.wire.peer;
+            let result = result.map_err(|refused| failed(peer, &refused.error));
+            return Poll::Ready(Event::Sent(result, is_data));
         }
         if !self.over
             && let Poll::Ready(piece) = self.source.poll_next(cx)
