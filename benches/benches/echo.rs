@@ -1,6 +1,6 @@
 //! How long does a message take to a server and back, over TCP?
 //!
-//! Beside the hand-written loop of [`dataplane_benches::limit::echo`], with the ratio of the two.
+//! Beside the loop of [`dataplane_benches::limit::echo`], with the ratio of the two.
 
 mod support;
 

@@ -1,6 +1,6 @@
 //! What does an operation cost that does nothing, alone and among many?
 //!
-//! Beside the hand-written loop of [`dataplane_benches::limit::noop`], with the ratio of the two.
+//! Beside the loop of [`dataplane_benches::limit::noop`], with the ratio of the two.
 
 mod support;
 

@@ -1,6 +1,6 @@
 //! How fast are random reads of a file, from the page cache and past it?
 //!
-//! Beside the hand-written loop of [`dataplane_benches::limit::read`], with the ratio of the two.
+//! Beside the loop of [`dataplane_benches::limit::read`], with the ratio of the two.
 
 mod support;
 

@@ -1,6 +1,6 @@
 //! How fast does a stream arrive?
 //!
-//! Beside the hand-written loop of [`dataplane_benches::limit::receive`], with the ratio of the two.
+//! Beside the loop of [`dataplane_benches::limit::receive`], with the ratio of the two.
 
 mod support;
 

@@ -1,6 +1,6 @@
 //! How fast does a stream leave?
 //!
-//! Beside the hand-written loop of [`dataplane_benches::limit::send`], with the ratio of the two.
+//! Beside the loop of [`dataplane_benches::limit::send`], with the ratio of the two.
 
 mod support;
 

@@ -1,6 +1,6 @@
 //! How fast does a file go through registered memory and a socket to its receiver?
 //!
-//! Beside the hand-written loop of [`dataplane_benches::limit::stream`], with the ratio of the two.
+//! Beside the loop of [`dataplane_benches::limit::stream`], with the ratio of the two.
 
 mod support;
 

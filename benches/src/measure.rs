@@ -1,23 +1,26 @@
 //! Measuring two contenders against each other.
 //!
 //! The two take turns every few milliseconds, so whatever else the machine does meanwhile falls on
-//! both. A round adds up the turns of each until both have run long enough and gives one ratio; who
-//! begins changes from turn to turn. The result is the median over the rounds, with the smallest
-//! and the largest. CPU time is that of the measuring thread alone, in user space and in the
-//! kernel: it tells work from waiting, and where no peer is involved it is the less noisy of the
-//! two.
+//! both. A round takes the median of the turns of each side (a turn in which somebody else had the
+//! CPU is an outlier) and gives one ratio; who begins changes from turn to turn. The result is the
+//! median over the rounds, with the smallest and the largest. CPU time is that of the measuring
+//! thread alone, in user space and in the kernel: it tells work from waiting, and where no peer is
+//! involved it is the less noisy of the two.
 
 use crate::questions::{Pair, Question};
 use crate::{Contender, Result};
 use nix::time::{ClockId, clock_gettime};
 use std::time::{Duration, Instant};
 
+/// Fewest turns of each side in a round.
+pub const TURNS: usize = 3;
+
 /// How much is measured.
 #[derive(Clone, Copy, Debug)]
 pub struct Plan {
     /// Rounds; an odd number has a median of its own.
     pub rounds: usize,
-    /// How long each side runs in a round, at least.
+    /// How long each side runs in a round, at least; and at least [`TURNS`] turns.
     pub round: Duration,
     /// How long each side runs before anything counts, at least.
     pub warm_up: Duration,
@@ -30,30 +33,20 @@ impl Default for Plan {
     }
 }
 
-/// Time spent on some steps.
-#[derive(Clone, Copy, Debug, Default, PartialEq)]
-pub struct Spent {
-    /// Steps done.
-    pub steps: u64,
-    /// Time that passed, in nanoseconds.
-    pub wall_ns: f64,
-    /// Time the measuring thread ran, in nanoseconds.
-    pub cpu_ns: f64,
+/// Time spent on a step, in nanoseconds.
+#[derive(Clone, Copy, Debug, PartialEq)]
+struct Step {
+    /// Time that passed.
+    wall_ns: f64,
+    /// Time the measuring thread ran.
+    cpu_ns: f64,
 }
 
-impl Spent {
-    fn add(&mut self, other: Spent) {
-        self.steps += other.steps;
-        self.wall_ns += other.wall_ns;
-        self.cpu_ns += other.cpu_ns;
-    }
-
-    fn wall_per_step(&self) -> f64 {
-        self.wall_ns / self.steps as f64
-    }
-
-    fn cpu_per_step(&self) -> f64 {
-        self.cpu_ns / self.steps as f64
+impl Step {
+    /// The medians of several turns.
+    fn typical(turns: &[Step]) -> Step {
+        let over = |f: fn(&Step) -> f64| Spread::of(turns.iter().map(f).collect()).median;
+        Step { wall_ns: over(|step| step.wall_ns), cpu_ns: over(|step| step.cpu_ns) }
     }
 }
 
@@ -97,26 +90,43 @@ fn cpu_ns() -> Result<f64> {
     Ok(now.tv_sec() as f64 * 1e9 + now.tv_nsec() as f64)
 }
 
-fn turn(contender: &mut dyn Contender, steps: u64) -> Result<Spent> {
+/// Runs some steps; what one of them took.
+fn turn(contender: &mut dyn Contender, steps: u64) -> Result<Step> {
     let (start, cpu_start) = (Instant::now(), cpu_ns()?);
     contender.run(steps)?;
-    let cpu_ns = cpu_ns()? - cpu_start;
-    Ok(Spent { steps, wall_ns: start.elapsed().as_nanos() as f64, cpu_ns })
+    let (cpu_ns, wall_ns) = (cpu_ns()? - cpu_start, start.elapsed().as_nanos() as f64);
+    Ok(Step { wall_ns: wall_ns / steps as f64, cpu_ns: cpu_ns / steps as f64 })
 }
 
 /// Warms a contender up and finds how many steps fill a slice.
 fn warm_up(contender: &mut dyn Contender, plan: &Plan, slice: Duration) -> Result<u64> {
-    let (start, mut steps) = (Instant::now(), 1);
+    let (start, mut steps) = (Instant::now(), 1_u64);
     loop {
-        let spent = turn(contender, steps)?;
+        let per_step_ns = turn(contender, steps)?.wall_ns;
         let wanted_ns = slice.as_nanos() as f64;
-        let next = (wanted_ns / spent.wall_per_step()).ceil().max(1.0);
+        let filled = per_step_ns * steps as f64 >= wanted_ns / 2.0;
         // The first steps are slow: come near in a few strides.
-        steps = (next as u64).clamp(1, steps.saturating_mul(8));
-        if start.elapsed() >= plan.warm_up && spent.wall_ns >= wanted_ns / 2.0 {
+        steps = ((wanted_ns / per_step_ns).ceil() as u64).clamp(1, steps.saturating_mul(8));
+        if start.elapsed() >= plan.warm_up && filled {
             return Ok(steps);
         }
     }
+}
+
+/// One round: what a step of ours and of the limit's took.
+fn round(pair: &mut Pair, steps: (u64, u64), wanted: Duration) -> Result<(Step, Step)> {
+    let (mut ours, mut limit) = (Vec::new(), Vec::new());
+    let start = Instant::now();
+    while start.elapsed() < 2 * wanted || ours.len() < TURNS {
+        if ours.len() % 2 == 0 {
+            ours.push(turn(pair.ours.as_mut(), steps.0)?);
+            limit.push(turn(pair.limit.as_mut(), steps.1)?);
+        } else {
+            limit.push(turn(pair.limit.as_mut(), steps.1)?);
+            ours.push(turn(pair.ours.as_mut(), steps.0)?);
+        }
+    }
+    Ok((Step::typical(&ours), Step::typical(&limit)))
 }
 
 /// Measures a question's pair.
@@ -125,32 +135,18 @@ fn warm_up(contender: &mut dyn Contender, plan: &Plan, slice: Duration) -> Resul
 ///
 /// What the contenders say.
 pub fn interleaved(pair: &mut Pair, question: &Question, plan: &Plan) -> Result<Measured> {
-    let (ours, limit) = (pair.ours.as_mut(), pair.limit.as_mut());
     let slice = question.slice.min(plan.round);
-    let (ours_steps, limit_steps) = (warm_up(ours, plan, slice)?, warm_up(limit, plan, slice)?);
-    let wanted_ns = plan.round.as_nanos() as f64;
-    let mut rounds = Vec::with_capacity(plan.rounds);
-    let mut ours_first = true;
-    for _ in 0..plan.rounds {
-        let (mut a, mut b) = (Spent::default(), Spent::default());
-        while a.wall_ns < wanted_ns || b.wall_ns < wanted_ns {
-            if ours_first {
-                a.add(turn(ours, ours_steps)?);
-            }
-            b.add(turn(limit, limit_steps)?);
-            if !ours_first {
-                a.add(turn(ours, ours_steps)?);
-            }
-            ours_first = !ours_first;
-        }
-        rounds.push((a, b));
-    }
-    let over = |f: fn(&(Spent, Spent)) -> f64| Spread::of(rounds.iter().map(f).collect());
+    let ours_steps = warm_up(pair.ours.as_mut(), plan, slice)?;
+    let limit_steps = warm_up(pair.limit.as_mut(), plan, slice)?;
+    let rounds = (0..plan.rounds)
+        .map(|_| round(pair, (ours_steps, limit_steps), plan.round))
+        .collect::<Result<Vec<(Step, Step)>>>()?;
+    let over = |f: fn(&(Step, Step)) -> f64| Spread::of(rounds.iter().map(f).collect());
     Ok(Measured {
-        ratio: over(|(ours, limit)| limit.wall_per_step() / ours.wall_per_step()),
-        cpu_ratio: over(|(ours, limit)| limit.cpu_per_step() / ours.cpu_per_step()),
-        ours_ns: over(|(ours, _)| ours.wall_per_step()),
-        limit_ns: over(|(_, limit)| limit.wall_per_step()),
+        ratio: over(|(ours, limit)| limit.wall_ns / ours.wall_ns),
+        cpu_ratio: over(|(ours, limit)| limit.cpu_ns / ours.cpu_ns),
+        ours_ns: over(|(ours, _)| ours.wall_ns),
+        limit_ns: over(|(_, limit)| limit.wall_ns),
     })
 }
 
@@ -167,9 +163,34 @@ mod tests {
     }
 
     #[test]
-    fn turns_add_up() {
-        let mut sum = Spent { steps: 2, wall_ns: 10.0, cpu_ns: 4.0 };
-        sum.add(Spent { steps: 3, wall_ns: 15.0, cpu_ns: 6.0 });
-        assert_eq!((sum.wall_per_step(), sum.cpu_per_step()), (5.0, 2.0));
+    fn a_disturbed_turn_does_not_count() {
+        let turns = [(10.0, 9.0), (500.0, 9.0), (12.0, 8.0)]
+            .map(|(wall_ns, cpu_ns)| Step { wall_ns, cpu_ns });
+        assert_eq!(Step::typical(&turns), Step { wall_ns: 12.0, cpu_ns: 9.0 });
+    }
+
+    /// Waits a microsecond or two a step, so that the ratio is known.
+    struct Waits(Duration);
+
+    impl Contender for Waits {
+        fn run(&mut self, steps: u64) -> Result<()> {
+            for _ in 0..steps {
+                let start = Instant::now();
+                while start.elapsed() < self.0 {}
+            }
+            Ok(())
+        }
+    }
+
+    #[test]
+    fn the_slower_side_has_the_smaller_ratio() {
+        let [slow, fast] = [40, 10].map(|us| Box::new(Waits(Duration::from_micros(us))));
+        let mut pair = Pair { ours: slow, limit: fast, peers: Vec::new() };
+        let [round, warm_up] = [4, 1].map(Duration::from_millis);
+        let plan = Plan { rounds: 3, round, warm_up };
+        let questions = crate::questions::all();
+        let measured = interleaved(&mut pair, &questions[0], &plan).unwrap();
+        let ratio = measured.ratio.median;
+        assert!((0.1..0.6).contains(&ratio), "{ratio}");
     }
 }

@@ -8,6 +8,7 @@ use crate::ours::noop::Told;
 use crate::peer::Peer;
 use crate::pipeline::{Ends, Pipeline};
 use crate::{Contender, Result, limit, ours, wire};
+use regions::Slab;
 use std::rc::Rc;
 use std::time::Duration;
 
@@ -35,7 +36,7 @@ pub struct Pair {
     /// The loop written by hand.
     pub limit: Box<dyn Contender>,
     /// Peers of the two, ended after them.
-    _peers: Vec<Peer>,
+    pub peers: Vec<Peer>,
 }
 
 /// What opening a question gives.
@@ -99,7 +100,7 @@ fn pair(
     limit: impl Contender + 'static,
     peers: Vec<Peer>,
 ) -> Result<Opened> {
-    Ok(Opened::Pair(Pair { ours: Box::new(ours), limit: Box::new(limit), _peers: peers }))
+    Ok(Opened::Pair(Pair { ours: Box::new(ours), limit: Box::new(limit), peers }))
 }
 
 /// All of them, in the order they are asked.
@@ -122,7 +123,7 @@ pub fn all() -> Vec<Question> {
 
 fn noop(depth: u32, told: Told) -> Question {
     let name = format!("noop/depth-{depth}/{}", told.name());
-    let question = Question::new(name, Unit::Operation, 5, move |_| {
+    let question = Question::new(name, Unit::Operation, 1, move |_| {
         pair(ours::noop::Noops::new(depth as usize, told)?, limit::noop::Noops::new(depth)?, vec![])
     });
     // Taking is the way that costs least, as looking at the queue oneself is: the ratio is
@@ -134,7 +135,7 @@ fn noop(depth: u32, told: Told) -> Question {
 }
 
 fn echo(size: &str, bytes: usize) -> Question {
-    Question::new(format!("echo/{size}"), Unit::Operation, 10, move |_| {
+    Question::new(format!("echo/{size}"), Unit::Operation, 2, move |_| {
         pair(ours::echo::Echo::new(bytes)?, limit::echo::Echo::new(bytes)?, vec![])
     })
 }
@@ -171,12 +172,15 @@ fn no_direct(fixture: &Fixture, direct: bool) -> Option<String> {
 
 fn read(size: &str, bytes: usize, depth: usize, direct: bool) -> Question {
     let name = format!("read/{size}/{}", cache_name(direct));
-    Question::new(name, Unit::Bytes(bytes as u64), 20, move |fixture| {
+    Question::new(name, Unit::Bytes(bytes as u64), if direct { 100 } else { 2 }, move |fixture| {
         if let Some(reason) = no_direct(fixture, direct) {
             return Ok(Opened::Skipped(reason));
         }
-        let ours = ours::read::Read::new(fixture.open(direct)?, depth, bytes)?;
-        let limit = limit::read::Read::new(fixture.open(direct)?, depth, bytes)?;
+        // The same memory for both: what a large read costs depends on how the pages lie. They
+        // take turns, and neither has anything in flight or leased when its turn is over.
+        let slab = Slab::new(depth, bytes)?;
+        let ours = ours::read::Read::new(fixture.open(direct)?, slab.clone())?;
+        let limit = limit::read::Read::new(fixture.open(direct)?, slab)?;
         pair(ours, limit, vec![])
     })
     .demand(FILES)

@@ -25,9 +25,13 @@ impl Buffers {
     ///
     /// What the slab says: sizes and memory.
     pub fn new(count: usize, bytes: usize) -> Result<Buffers> {
-        let slab = Slab::new(count, bytes)?;
+        Ok(Buffers::over(Slab::new(count, bytes)?))
+    }
+
+    /// The slots of a slab, which nobody leases while one of them is in use here.
+    pub fn over(slab: Slab) -> Buffers {
         let start = slab.slot_ptr(0);
-        Ok(Buffers { slab, start })
+        Buffers { slab, start }
     }
 
     /// How many there are.

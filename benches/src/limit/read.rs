@@ -9,6 +9,7 @@ use super::ring::{Ring, count};
 use crate::fixture::{FILE_BYTES, Offsets, ends_are_right};
 use crate::{Contender, Result, expect};
 use io_uring::{opcode, types};
+use regions::Slab;
 use std::fs::File;
 use std::os::fd::AsRawFd;
 
@@ -23,14 +24,15 @@ pub struct Read {
 }
 
 impl Read {
-    /// `depth` at a time.
+    /// As many at a time as the slab has slots; none is leased by others while this runs.
     ///
     /// # Errors
     ///
     /// What the system says.
-    pub fn new(file: File, depth: usize, bytes: usize) -> Result<Read> {
+    pub fn new(file: File, slab: Slab) -> Result<Read> {
+        let (depth, bytes) = (slab.slots(), slab.slot_bytes());
         let ring = Ring::new(depth.next_power_of_two().max(8) as u32)?;
-        let buffers = Buffers::new(depth, bytes)?;
+        let buffers = Buffers::over(slab);
         buffers.register(&ring)?;
         ring.register().register_files(&[file.as_raw_fd()])?;
         let offsets = Offsets::new(bytes);

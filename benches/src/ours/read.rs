@@ -19,18 +19,18 @@ pub struct Read {
 }
 
 impl Read {
-    /// `depth` at a time.
+    /// As many at a time as the slab has slots.
     ///
     /// # Errors
     ///
     /// What the system says.
-    pub fn new(file: std::fs::File, depth: usize, bytes: usize) -> Result<Read> {
+    pub fn new(file: std::fs::File, slab: Slab) -> Result<Read> {
         let io = super::proactor()?;
         let file = io.adopt_file(file)?;
         file.register()?;
-        let slab = Slab::new(depth, bytes)?;
         let registration = io.register_slab(&slab)?;
-        let (reading, offsets) = (Vec::with_capacity(depth), Offsets::new(bytes));
+        let reading = Vec::with_capacity(slab.slots());
+        let offsets = Offsets::new(slab.slot_bytes());
         Ok(Read { io, file, slab, reading, offsets, _registration: registration })
     }
 
