@@ -107,7 +107,7 @@ impl Engine {
             calls::close(number);
             return;
         }
-        match self.place(Op::Close(close), Notify::Nobody, None) {
+        match self.place(Op::Close(close), &mut Notify::Nobody, None) {
             Ok(id) => self.table.slots.at(id.index()).abandoned = true,
             Err(_) => {
                 calls::close(number);

@@ -400,7 +400,7 @@ impl Engine {
     }
 
     fn finish_cell(&mut self, index: u32, cell: &Arc<Cell>) {
-        let (Some(op), outcome) = self.take_finished::<Op>(index) else { return };
+        let (op, outcome) = self.take_finished::<Op>(index);
         match cell.finish(op, outcome) {
             Ok(waker) => self.fire.extend(waker.map(Fire::Wake)),
             Err(parts) => self.fire.push_back(Fire::Drop(parts)),

@@ -73,25 +73,19 @@ impl Engine {
     }
 
     /// Submits one operation: it is staged, the kernel sees it with the next wait or flush.
+    /// `notify` is left with the caller when the operation is refused: what a callback holds may
+    /// be the user's last handle of something, to be dropped with nothing borrowed.
     #[inline]
     pub(crate) fn submit<F: Forms + Stored>(
         &mut self,
         op: F,
-        notify: Notify,
+        notify: &mut Notify,
         deadline_ns: Option<u64>,
     ) -> Result<OpId, (Error, F)> {
         if let Err(error) = self.check(&op).and_then(|()| self.check_room(op.name(), 1)) {
-            self.drop_later(notify);
             return Err((error, op));
         }
         self.place(op, notify, deadline_ns)
-    }
-
-    /// What a callback holds may be the user's last handle of something.
-    fn drop_later(&mut self, notify: Notify) {
-        if !matches!(notify, Notify::Nobody) {
-            self.fire.push_back(Fire::Drop(Box::new(notify)));
-        }
     }
 
     /// Puts a checked operation into a slot and starts it.
@@ -99,13 +93,10 @@ impl Engine {
     pub(crate) fn place<F: Forms + Stored>(
         &mut self,
         op: F,
-        notify: Notify,
+        notify: &mut Notify,
         deadline_ns: Option<u64>,
     ) -> Result<OpId, (Error, F)> {
-        let Some(index) = self.table.slots.take() else {
-            self.drop_later(notify);
-            return Err(no_slot(op));
-        };
+        let Some(index) = self.table.slots.take() else { return Err(no_slot(op)) };
         self.in_flight += 1;
         let shape = op.shape();
         let fires_at = op.fires_at();
@@ -122,7 +113,7 @@ impl Engine {
         slot.started_ns = self.counters.turn_ns;
         // A free slot tells nobody.
         if !matches!(notify, Notify::Nobody) {
-            slot.notify = notify;
+            slot.notify = std::mem::replace(notify, Notify::Nobody);
         }
         slot.desc = NONE;
         let id = OpId::new(index, slot.generation);

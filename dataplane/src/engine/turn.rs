@@ -96,7 +96,7 @@ impl Engine {
         if cell.is_abandoned() {
             return self.fire.push_back(Fire::Drop(Box::new(op)));
         }
-        match self.submit(op, Notify::Cell(cell.clone()), deadline_ns) {
+        match self.submit(op, &mut Notify::Cell(cell.clone()), deadline_ns) {
             Ok(id) => {
                 if !cell.started(id) {
                     self.cancel(id, Reason::User);
@@ -104,7 +104,7 @@ impl Engine {
             }
             Err((error, op)) => {
                 let outcome = Outcome::refused(error);
-                match cell.finish(op, outcome) {
+                match cell.finish(Some(op), outcome) {
                     Ok(waker) => self.fire.extend(waker.map(Fire::Wake)),
                     Err(parts) => self.fire.push_back(Fire::Drop(parts)),
                 }

@@ -105,7 +105,7 @@ impl Batch {
                     continue;
                 };
                 // Room for all was checked: none is refused any more.
-                ids.push(engine.place(op, Notify::Nobody, None).ok());
+                ids.push(engine.place(op, &mut Notify::Nobody, None).ok());
             }
             Ok(ids)
         });

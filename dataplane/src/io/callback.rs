@@ -21,8 +21,8 @@ impl<O: Operation> Request<Local, O> {
     ) -> Result<OpId, Failed<O>> {
         let (port, op, deadline_ns, _last) = self.into_parts();
         let inside = port.clone();
-        let notify = Notify::Once(Box::new(move |op, outcome| {
-            let op = op.map(O::from_op);
+        let notify = Notify::Once(Box::new(move |mut op, outcome| {
+            let op = O::take(&mut op);
             callback(conclude(op, outcome, &inside));
         }));
         port.place_op(op, notify, deadline_ns)

@@ -150,15 +150,16 @@ impl Local {
     fn place_op<O: Operation>(
         &self,
         op: O,
-        notify: Notify,
+        mut notify: Notify,
         deadline_ns: Option<u64>,
     ) -> Result<crate::backend::OpId, Failed<O>> {
-        match self.inner.enter(O::NAME) {
-            Ok(mut engine) => {
-                engine.submit(op, notify, deadline_ns).map_err(|(error, op)| Failed::new(error, op))
-            }
-            Err(error) => Err(Failed::new(error, op)),
-        }
+        let mut engine = match self.inner.enter(O::NAME) {
+            Ok(engine) => engine,
+            Err(error) => return Err(Failed::new(error, op)),
+        };
+        let placed = engine.submit(op, &mut notify, deadline_ns);
+        drop(engine);
+        placed.map_err(|(error, op)| Failed::new(error, op))
     }
 }
 

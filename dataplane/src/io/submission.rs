@@ -152,9 +152,9 @@ impl<O: Operation> Future for RemoteSubmission<O> {
         }
         match self.cell.poll(self.handle.shared(), cx) {
             Poll::Pending => Poll::Pending,
-            Poll::Ready(Taken::End(op, outcome)) => {
+            Poll::Ready(Taken::End(mut op, outcome)) => {
                 self.taken = true;
-                Poll::Ready(conclude(op.map(O::from_op), outcome, &self.handle))
+                Poll::Ready(conclude(O::take(&mut op), outcome, &self.handle))
             }
             // A one-shot operation has no intermediate results.
             Poll::Ready(Taken::Result(_)) => Poll::Pending,

@@ -88,18 +88,18 @@ impl Cell {
         }
     }
 
-    /// The end of the operation. An abandoned cell hands it back.
+    /// The end of the operation (a plain one has no parts). An abandoned cell hands it back.
     pub(crate) fn finish(
         &self,
-        op: Op,
+        op: Option<Op>,
         outcome: Outcome,
-    ) -> Result<Option<Waker>, Box<(Op, Outcome)>> {
+    ) -> Result<Option<Waker>, Box<(Option<Op>, Outcome)>> {
         let mut state = self.lock();
         state.id = None;
         if state.abandoned {
             return Err(Box::new((op, outcome)));
         }
-        state.end = Some((Some(op), outcome));
+        state.end = Some((op, outcome));
         Ok(state.waker.take())
     }
 
@@ -114,7 +114,7 @@ impl Cell {
     /// The operation was never run: the proactor is gone.
     pub(crate) fn refuse(&self, op: Op) {
         let outcome = Outcome::failed(libc::ECANCELED, Reason::Shutdown);
-        if let Ok(Some(waker)) = self.finish(op, outcome) {
+        if let Ok(Some(waker)) = self.finish(Some(op), outcome) {
             waker.wake();
         }
     }
