@@ -26,6 +26,7 @@ use crate::io::Local;
 use crate::options::{Backend, MAX_OPERATIONS, Options};
 use crate::remote::handle::Handle;
 use crate::remote::inbox::{self, Shared};
+use crate::sys::fork::Origin;
 use crate::sys::helpers::Helpers;
 use std::cell::{Cell, RefCell, RefMut};
 use std::collections::VecDeque;
@@ -65,6 +66,8 @@ impl From<Duration> for Wait {
 /// What sockets, files, submissions and the proactor share on the owning thread.
 pub(crate) struct Inner {
     engine: RefCell<Engine>,
+    /// A copy of the shared one, a step nearer.
+    origin: Origin,
     pub(crate) shared: Arc<Shared>,
     polling: Cell<bool>,
     /// Set when the last `Proactor` went while a poll was running.
@@ -149,7 +152,7 @@ impl Inner {
     /// The engine, unless this is a forked child.
     #[inline]
     pub(crate) fn enter(&self, name: &'static str) -> Result<RefMut<'_, Engine>> {
-        if !self.shared.origin.is_here() {
+        if !self.origin.is_here() {
             return Err(inbox::forked(name));
         }
         self.engine
@@ -249,7 +252,7 @@ impl Inner {
 
 impl Drop for Inner {
     fn drop(&mut self) {
-        let unfinished = self.engine.get_mut().in_flight > 0 && !self.ended.get();
+        let unfinished = self.engine.get_mut().table.slots.in_flight > 0 && !self.ended.get();
         debug_assert!(!unfinished, "a proactor ends before it goes");
         if unfinished || !self.shared.origin.is_here() {
             // A forked child: nothing here is ours to undo. The engine is forgotten whole.
@@ -311,7 +314,6 @@ impl Proactor {
             own_events: VecDeque::new(),
             events: Vec::with_capacity(backend::EVENTS_PER_TURN),
             fire: VecDeque::new(),
-            in_flight: 0,
             bound,
             options,
             counters: Counters::default(),
@@ -324,6 +326,7 @@ impl Proactor {
         };
         let inner = Rc::new(Inner {
             engine: RefCell::new(engine),
+            origin: shared.origin,
             shared,
             polling: Cell::new(false),
             end_after_poll: Cell::new(false),
@@ -361,7 +364,7 @@ impl Proactor {
     pub fn poll(&self, wait: impl Into<Wait>) -> Result<usize> {
         const NAME: &str = "poll";
         let inner = &self.inner;
-        if !inner.shared.origin.is_here() {
+        if !inner.origin.is_here() {
             return Err(inbox::forked(NAME));
         }
         if inner.ended.get() {
@@ -383,14 +386,14 @@ impl Proactor {
     #[inline(always)]
     fn turns(&self, wanted: Until) -> Result<usize> {
         let inner = &self.inner;
-        let before = inner.engine.borrow().counters.delivered;
+        let before = inner.engine.borrow().table.slots.delivered;
         let mut woken = false;
         loop {
             let seen = inner.shared.observe();
             inner.engine.borrow_mut().sweep(seen);
             inner.fire_all();
             woken |= inner.shared.take_wake() | inner.shared.take_wake_here();
-            let delivered = inner.engine.borrow().counters.delivered - before;
+            let delivered = inner.engine.borrow().table.slots.delivered - before;
             let limit = if woken || delivered > 0 { Until::Now } else { wanted };
             let mut until = inner.engine.borrow().until(limit);
             if until != Until::Now && !inner.shared.arm(seen) {
@@ -407,7 +410,7 @@ impl Proactor {
                 }
                 Err(Fatal::Failed(errno)) => return Err(Error::from_errno("poll", errno)),
             }
-            let delivered = inner.engine.borrow().counters.delivered - before;
+            let delivered = inner.engine.borrow().table.slots.delivered - before;
             let over = match wanted {
                 Until::Now => true,
                 Until::Forever => false,
@@ -523,7 +526,7 @@ impl Proactor {
     }
 
     fn in_flight_count(&self) -> Result<u32> {
-        self.inner.with("shutdown", |engine| engine.in_flight)
+        self.inner.with("shutdown", |engine| engine.table.slots.in_flight)
     }
 
     /// Which backend runs.

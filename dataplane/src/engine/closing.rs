@@ -100,7 +100,7 @@ impl Engine {
             }
             return self.launch(closer);
         }
-        let room = !self.draining && self.in_flight < self.bound;
+        let room = !self.draining && self.table.slots.in_flight < self.bound;
         let mut close = Close::new(self.table.descriptors.id(index));
         close.number = number;
         if !room {

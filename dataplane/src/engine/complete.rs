@@ -23,31 +23,6 @@ fn was_asked(result: i32) -> bool {
 }
 
 impl Engine {
-    /// The whole way of a plain operation whose result nobody waits for yet, which is most of a
-    /// loop's events: kept small enough to be inlined. False: it is another kind of event.
-    #[inline]
-    pub(crate) fn on_plain(&mut self, event: &Event) -> bool {
-        let id = event.op();
-        let Some(slot) = self.table.slots.find(id) else { return false };
-        let plain = event.kind() == Kind::Operation as u8
-            && event.flags == 0
-            && event.result >= 0
-            && slot.shape == Shape::Plain
-            && slot.owed == 1
-            && !slot.abandoned
-            && !slot.has_deadline
-            && matches!(slot.notify, Notify::Nobody);
-        if plain {
-            slot.owed = 0;
-            slot.result = event.result;
-            slot.reason = Reason::Kernel;
-            slot.state = State::Done;
-            self.in_flight -= 1;
-            self.counters.delivered += 1;
-        }
-        plain
-    }
-
     /// One event of the backend, or of our own.
     pub(crate) fn on_event(&mut self, event: Event) {
         if event.kind() == Kind::Operation as u8 {
@@ -290,7 +265,7 @@ impl Engine {
 
     /// A result of a multishot operation goes to its callback, its cell or its backlog.
     fn deliver(&mut self, index: u32, outcome: Outcome) {
-        self.counters.delivered += 1;
+        self.table.slots.delivered += 1;
         let limit = self.options.undelivered;
         let (slot, body, _) = self.table.slots.parts(index);
         let id = OpId::new(index, slot.generation);
@@ -365,8 +340,8 @@ impl Engine {
     /// Nothing is owed any more: tell whoever waits.
     #[inline]
     fn finish(&mut self, index: u32) {
-        self.in_flight -= 1;
-        self.counters.delivered += 1;
+        self.table.slots.in_flight -= 1;
+        self.table.slots.delivered += 1;
         let slot = self.table.slots.at(index);
         if slot.result >= 0 || !was_asked(slot.result) {
             slot.reason = Reason::Kernel;

@@ -111,7 +111,6 @@ pub(crate) struct Engine {
     /// The batch the backend filled, kept for its memory.
     pub(crate) events: Vec<Event>,
     pub(crate) fire: VecDeque<Fire>,
-    pub(crate) in_flight: u32,
     pub(crate) bound: u32,
     pub(crate) options: Options,
     pub(crate) counters: Counters,

@@ -14,7 +14,6 @@ pub(crate) struct Counters {
     pub(crate) turns: u64,
     /// Coarse clock of the current turn, in ns.
     pub(crate) turn_ns: u64,
-    pub(crate) delivered: u64,
     pub(crate) stale_events: u64,
     pub(crate) rearmed: u64,
     pub(crate) paused: u64,
@@ -121,9 +120,9 @@ impl Engine {
         let (registered, releasing) = self.table.registry.counts();
         let counters = &self.counters;
         Stats {
-            in_flight: self.in_flight,
+            in_flight: self.table.slots.in_flight,
             turns: counters.turns,
-            delivered: counters.delivered,
+            delivered: self.table.slots.delivered,
             stale_events: counters.stale_events,
             rearmed: counters.rearmed,
             paused: counters.paused,

@@ -29,7 +29,7 @@ impl Engine {
     /// Waits a little for what was cancelled. True: nothing is in flight any more.
     pub(crate) fn drain_turn(&mut self, deadline_ns: u64) -> bool {
         self.run_own_events();
-        if self.in_flight == 0 {
+        if self.table.slots.in_flight == 0 {
             return true;
         }
         let mut helped = std::mem::take(&mut self.counters.helped);
@@ -48,7 +48,7 @@ impl Engine {
         // A wait that fails cannot drain anything; the deadline ends the attempt.
         let _ = self.wait(until);
         self.run_own_events();
-        self.in_flight == 0 || deadlines::now_ns() >= deadline_ns
+        self.table.slots.in_flight == 0 || deadlines::now_ns() >= deadline_ns
     }
 
     /// Lets the backend go, or leaks it with everything the kernel may still touch.
@@ -96,6 +96,7 @@ impl Engine {
 
     /// Ends an operation the kernel still has: its parts are leaked, its waiter gets an error.
     pub(crate) fn give_up(&mut self, index: u32, errno: i32, reason: Reason) {
+        self.table.slots.in_flight -= 1;
         std::mem::forget(self.table.slots.body(index).op.take());
         let slot = self.table.slots.at(index);
         slot.result = -errno;
@@ -103,7 +104,6 @@ impl Engine {
         slot.state = State::Done;
         slot.owed = 0;
         slot.desc = super::slots::NONE;
-        self.in_flight -= 1;
         if std::mem::take(&mut slot.has_deadline) {
             self.deadlines.remove(index);
         }

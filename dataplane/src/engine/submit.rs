@@ -61,13 +61,13 @@ impl Engine {
 
     /// Room for `count` more operations, or the error that says how to get it.
     pub(crate) fn check_room(&self, name: &'static str, count: usize) -> Result<()> {
-        if self.in_flight as usize + count <= self.bound as usize {
+        if self.table.slots.in_flight as usize + count <= self.bound as usize {
             return Ok(());
         }
         let message = format!(
             "{} of {} operations are in flight; try again after a poll, or raise \
              Options::operations",
-            self.in_flight, self.bound
+            self.table.slots.in_flight, self.bound
         );
         Err(Error::new(name, ErrorKind::Exhausted, message))
     }
@@ -97,7 +97,7 @@ impl Engine {
         deadline_ns: Option<u64>,
     ) -> Result<OpId, (Error, F)> {
         let Some(index) = self.table.slots.take() else { return Err(no_slot(op)) };
-        self.in_flight += 1;
+        self.table.slots.in_flight += 1;
         let shape = op.shape();
         let fires_at = op.fires_at();
         let links = Links { desc: op.desc(), pool: op.pool(), source: op.source() };
@@ -369,7 +369,7 @@ impl Engine {
         let mut at = self.table.descriptors.at(desc).newest;
         let mut asked = 0;
         while at != NONE {
-            let older = self.table.slots.at(at).older;
+            let older = self.table.slots.body(at).older;
             let id = self.table.slots.id(at);
             asked += usize::from(self.cancel(id, reason));
             at = older;
@@ -427,29 +427,28 @@ impl Engine {
         let descriptor = self.table.descriptors.at(desc);
         let older = std::mem::replace(&mut descriptor.newest, index);
         descriptor.users += 1;
-        let slot = self.table.slots.at(index);
+        let (slot, body, _) = self.table.slots.parts(index);
         slot.desc = desc;
-        slot.older = older;
-        slot.newer = NONE;
+        (body.older, body.newer) = (older, NONE);
         if older != NONE {
-            self.table.slots.at(older).newer = index;
+            self.table.slots.body(older).newer = index;
         }
     }
 
     /// The kernel no longer uses the descriptor for this operation.
     pub(crate) fn unlink(&mut self, index: u32) {
-        let slot = self.table.slots.at(index);
-        let (desc, older, newer) = (slot.desc, slot.older, slot.newer);
+        let (slot, body, _) = self.table.slots.parts(index);
+        let (desc, older, newer) = (slot.desc, body.older, body.newer);
         if desc == NONE {
             return;
         }
         slot.desc = NONE;
-        (slot.older, slot.newer) = (NONE, NONE);
+        (body.older, body.newer) = (NONE, NONE);
         if older != NONE {
-            self.table.slots.at(older).newer = newer;
+            self.table.slots.body(older).newer = newer;
         }
         if newer != NONE {
-            self.table.slots.at(newer).older = older;
+            self.table.slots.body(newer).older = older;
         }
         let descriptor = self.table.descriptors.at(desc);
         if descriptor.newest == index {

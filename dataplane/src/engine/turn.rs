@@ -69,7 +69,7 @@ impl Engine {
     fn take_commands(&mut self) {
         self.commands_left = true;
         for _ in 0..COMMANDS_PER_TURN {
-            if self.in_flight >= self.bound && !self.draining {
+            if self.table.slots.in_flight >= self.bound && !self.draining {
                 // No room: what stands in the inbox waits there until something completes.
                 return;
             }
@@ -243,7 +243,7 @@ impl Engine {
     pub(crate) fn until(&self, wanted: Until) -> Until {
         let busy = !self.fire.is_empty()
             || !self.own_events.is_empty()
-            || (self.commands_left && self.in_flight < self.bound);
+            || (self.commands_left && self.table.slots.in_flight < self.bound);
         match (wanted, self.deadlines.next_ns()) {
             _ if busy => Until::Now,
             (Until::Now, _) => Until::Now,
@@ -262,9 +262,7 @@ impl Engine {
             None => Ok(()),
         };
         for event in &events {
-            if !self.on_plain(event) {
-                self.on_event(*event);
-            }
+            self.on_event(*event);
         }
         events.clear();
         self.events = events;

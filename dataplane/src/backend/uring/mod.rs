@@ -169,8 +169,10 @@ impl Uring {
         let entered = self.enter(want, timeout);
         let mut ours = false;
         self.ring.reap(super::EVENTS_PER_TURN, |user_data, result, flags| {
-            ours |= is_ours(user_data, result);
-            out.push(Event { user_data, result, flags });
+            if !table.slots.finish_plain(user_data, result, flags) {
+                ours |= is_ours(user_data, result);
+                out.push(Event { user_data, result, flags });
+            }
         });
         if ours {
             self.take_ours(table, out);
