@@ -45,7 +45,8 @@ pub struct Shared {
     /// Where the hash is computed. auto: on its own thread when there is more than one CPU.
     #[arg(long, value_name = "WHERE", default_value = "auto")]
     hash_on: Placement,
-    /// Seconds a peer may do nothing before it is given up.
+    /// Seconds a peer may do nothing before it is given up; a peer with nothing to say says so
+    /// four times a second.
     #[arg(long, value_name = "SECONDS", default_value = "10", value_parser = seconds)]
     timeout: Duration,
     /// Print one JSON object instead of text.

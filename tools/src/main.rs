@@ -1,8 +1,8 @@
 //! The `dataplane` tool: one file per subcommand, shared pieces beside them.
 //!
-//! A command returns a [`failure::Failure`] or nothing; what the process prints for a failure is one
-//! line on standard error, and what it ends with is the failure's exit code. SIGPIPE is ignored
-//! (the Rust runtime sees to that before `main`), so a closed pipe is an error value here.
+//! A command returns a [`failure::Failure`] or nothing; what the process prints for a failure is
+//! one line on standard error, and what it ends with is the failure's exit code. SIGPIPE is
+//! ignored (the Rust runtime sees to that before `main`), so a closed pipe is an error value here.
 
 mod args;
 mod doctor;

@@ -183,7 +183,7 @@ fn a_peer_that_lies_is_caught_and_told() {
 fn an_honest_hand_written_peer_is_served() {
     let content = noise(300_000);
     for framed in [false, true] {
-        let mut peer = victim(&["--json"].map(|_| "--keep")).greeted();
+        let mut peer = victim(&["--keep"]).greeted();
         peer.say(&header((!framed).then_some(300_000)));
         if framed {
             peer.say(&u32::MAX.to_le_bytes());

@@ -91,6 +91,20 @@ fn standard_input_and_output_are_pipes_of_the_transfer() {
 }
 
 #[test]
+fn a_slow_source_is_no_stalled_peer() {
+    for backend in BACKENDS.into_iter().filter(|name| has_backend(name)) {
+        let (process, to) = recv(&["--into", "-", "--timeout", "1", "--backend", backend]);
+        let mut command = Command::new("sh");
+        let script = "(printf one; sleep 1.6; printf two) | \"$0\" \"$@\"";
+        let to = to.to_string();
+        let send = ["send", "-", "--to", &to, "--timeout", "1", "--backend", backend];
+        command.args(["-c", script, env!("CARGO_BIN_EXE_dataplane")]).args(send);
+        Running::of(command, b"").finish().expect(0);
+        assert_eq!(process.finish().expect(0).out, b"onetwo", "{backend}");
+    }
+}
+
+#[test]
 fn the_bound_address_is_told_in_json_too() {
     let folder = Folder::new();
     let (path, _) = folder.file("in", 5);

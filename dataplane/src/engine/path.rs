@@ -64,6 +64,8 @@ pub enum CopyReason {
     KernelCopied,
     /// The backend or kernel has no zero-copy send.
     Unsupported,
+    /// Asked for, and the kernel could not pin the memory (RLIMIT_MEMLOCK, optmem_max).
+    NotPinned,
     /// A socket receive copies from the kernel's packet buffers.
     SocketReceive,
     /// Through the page cache.
@@ -77,6 +79,9 @@ impl fmt::Display for CopyReason {
             CopyReason::BelowThreshold => "shorter than the zero-copy threshold",
             CopyReason::KernelCopied => "the kernel reported a copy (loopback always copies)",
             CopyReason::Unsupported => "this backend has no zero-copy send",
+            CopyReason::NotPinned => {
+                "the kernel could not pin the memory; register it, or raise RLIMIT_MEMLOCK"
+            }
             CopyReason::SocketReceive => "a socket receive copies out of packet buffers",
             CopyReason::PageCache => "through the page cache; O_DIRECT avoids it",
         })

@@ -9,7 +9,7 @@ use super::{
     Advance, Attempt, Context, Forms, HoldsBuffer, Interest, Lane, Operation, settle, variant,
 };
 use crate::engine::Outcome;
-use crate::engine::descriptors::{Class, DescId, Descriptor};
+use crate::engine::descriptors::{Class, Decision, DescId, Descriptor};
 use crate::engine::path::{CopyReason, Mechanism, Path};
 use crate::engine::scratch;
 use crate::error::{Error, ErrorKind, Failed, Result};
@@ -62,13 +62,15 @@ struct Progress {
     all: bool,
     more: bool,
     require: bool,
+    /// The kernel had no memory to pin: the rest goes out copied.
+    unpinnable: bool,
     path: Path,
 }
 
 impl Progress {
     fn new() -> Progress {
         let path = Path::copied(Mechanism::Send, CopyReason::NotAsked);
-        Progress { sent: 0, all: false, more: false, require: false, path }
+        Progress { sent: 0, all: false, more: false, require: false, unpinnable: false, path }
     }
 
     fn flags(&self) -> i32 {
@@ -81,7 +83,26 @@ impl Progress {
         self.flags() | if self.all { libc::MSG_WAITALL } else { 0 }
     }
 
+    /// The reason to copy, when there is one; a send that may not copy never has one from here.
+    fn copies(&self, decision: &Decision) -> Option<CopyReason> {
+        decision.copied.or(self.unpinnable.then_some(CopyReason::NotPinned))
+    }
+
+    /// Whether a zero-copy send failed for lack of memory to pin, where a copy will do.
+    fn copies_instead(&self, result: i32) -> bool {
+        let refused = result == -libc::ENOMEM || result == -libc::ENOBUFS;
+        let asked = matches!(
+            self.path.mechanism,
+            Mechanism::SendZeroCopy | Mechanism::SendZeroCopyFixed | Mechanism::SendMessageZeroCopy
+        );
+        refused && asked && !self.require && !self.unpinnable
+    }
+
     fn advance(&mut self, result: i32, total: usize) -> Advance {
+        if self.copies_instead(result) {
+            self.unpinnable = true;
+            return Advance::Again;
+        }
         if result > 0 {
             self.sent += result as usize;
             if self.all && self.sent < total {
@@ -181,7 +202,7 @@ impl Forms for Send {
         let (at, bytes) = self.rest();
         let decision = cx.zero_copy(bytes);
         self.progress.require = decision.require;
-        if let Some(reason) = decision.copied {
+        if let Some(reason) = self.progress.copies(&decision) {
             self.progress.path = Path::copied(Mechanism::Send, reason);
             let entry = opcode::Send::new(target.fd(), at, bytes as u32);
             return target.seal(entry.flags(self.progress.ring_flags()).build());
@@ -280,7 +301,7 @@ impl Forms for SendVectored {
         let message = self.vectors.gather(cx.scratch, &self.spans, self.progress.sent);
         let decision = cx.zero_copy(self.spans.total_bytes() - self.progress.sent);
         self.progress.require = decision.require;
-        if let Some(reason) = decision.copied {
+        if let Some(reason) = self.progress.copies(&decision) {
             self.progress.path = Path::copied(Mechanism::SendMessage, reason);
             let entry = opcode::SendMsg::new(target.fd(), message);
             return target.seal(entry.flags(self.progress.ring_flags() as u32).build());

@@ -66,7 +66,12 @@ pub enum Placement {
 }
 
 impl Placement {
-    /// Decides for `auto`.
+    /// Decides for `auto`: a thread of its own wherever there is a second CPU.
+    ///
+    /// Measured with `stream` on 1 GiB in the page cache, two CPUs shared with other work, both
+    /// ends in one process, median of five: BLAKE3 1506 MB/s on a thread and 1395 on the loop,
+    /// SHA-256 1034 and 975. There the hash is half of all CPU time; with more CPUs than that, or
+    /// one end per machine, a thread gains more.
     pub fn choose(self, algorithm: Algorithm) -> Placement {
         let cpus = std::thread::available_parallelism().map_or(1, |cpus| cpus.get());
         match (self, algorithm) {

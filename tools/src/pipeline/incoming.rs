@@ -30,7 +30,7 @@ use std::time::{Duration, Instant};
 /// Receives submitted ahead.
 const AHEAD: usize = 2;
 /// How often the sender is told that writing goes on.
-const STILL_WORKING: Duration = Duration::from_secs(1);
+const STILL_WORKING: Duration = Duration::from_millis(250);
 
 /// What the receiving end found.
 pub struct Outcome {

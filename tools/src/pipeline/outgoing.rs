@@ -25,8 +25,11 @@ use std::pin::Pin;
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
-/// How often the loop looks whether the peer still takes anything.
-const TICK: Duration = Duration::from_secs(1);
+/// How often the loop looks whether the peer still takes anything, and tells it that a source with
+/// nothing to give still lives.
+const TICK: Duration = Duration::from_millis(250);
+/// How long a receiver that closed is listened to for its reason.
+const GRACE: Duration = Duration::from_secs(1);
 
 /// What the sending end found.
 pub struct Outcome {
@@ -229,7 +232,7 @@ impl Sending<'_> {
         if failure.exit != Exit::Peer {
             return failure;
         }
-        let Ok(timer) = self.wire.timer(Instant::now() + TICK) else { return failure };
+        let Ok(timer) = self.wire.timer(Instant::now() + GRACE) else { return failure };
         match select(&mut self.verdict, timer).await {
             Either::Left((Ok(filled), _)) if !filled.is_empty() => self.early(Ok(filled), session),
             _ => failure,

@@ -105,8 +105,9 @@ impl Running {
 
     /// Where `recv` listens.
     pub fn address(&mut self) -> SocketAddr {
-        let line = self.line("listening on ");
-        line.rsplit(' ').next().unwrap().parse().unwrap()
+        let line = self.line("listening");
+        let words = line.rsplit([' ', '"']);
+        words.filter_map(|word| word.parse().ok()).next().unwrap()
     }
 
     pub fn finish(mut self) -> Ended {
