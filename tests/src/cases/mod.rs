@@ -1,13 +1,15 @@
 //! The cases, one file for each noun.
 
 pub mod core;
+pub mod datagram;
 mod net;
 pub mod tcp;
+pub mod unix;
 
 use crate::Case;
 
 /// Every list of cases.
-const LISTS: &[&[Case]] = &[core::CASES, tcp::CASES];
+const LISTS: &[&[Case]] = &[core::CASES, tcp::CASES, unix::CASES, datagram::CASES];
 
 /// Every case of a normal run.
 pub fn all() -> Vec<Case> {
