@@ -237,13 +237,16 @@ impl Engine {
                 group.and_then(|group| group.selected((flags >> 16) as u16, bytes))
             }
         };
+        // An empty datagram has a lease too, with or without a buffer; the end of a stream has none.
+        let is_empty_datagram = result == 0 && self.is_datagram(index);
         match lease {
-            Some(lease) if result > 0 => Payload::Lease(lease),
-            // An empty datagram has a buffer too; the end of a stream has none.
-            Some(lease) if result == 0 && self.is_datagram(index) => Payload::Lease(lease),
+            Some(lease) if result > 0 || is_empty_datagram => Payload::Lease(lease),
             Some(unused) => {
                 self.fire.push_back(Fire::Drop(Box::new(unused)));
                 Payload::None
+            }
+            None if is_empty_datagram => {
+                self.table.groups.blank().map_or(Payload::None, Payload::Lease)
             }
             None => Payload::None,
         }
