@@ -122,7 +122,7 @@ impl Engine {
         };
         let retry = event.result == -libc::EINTR || event.result == -libc::EAGAIN;
         if retry && own {
-            return self.launch(index);
+            return self.try_again(index);
         }
         if event.result == -libc::ENOBUFS && own && op.pool().is_some() {
             return self.park_dry(index);
@@ -142,6 +142,18 @@ impl Engine {
                 Advance::Again => self.settle(index, -libc::ECANCELED, 0),
             },
         }
+    }
+
+    /// Hands it over again: at once, or at the next turn where it waits for a Unix datagram peer.
+    #[cold]
+    fn try_again(&mut self, index: u32) {
+        let slot = self.table.slots.at(index);
+        let (desc, id) = (slot.desc, OpId::new(index, slot.generation));
+        if desc == NONE || !self.table.descriptors.at(desc).naps {
+            return self.launch(index);
+        }
+        self.table.slots.at(index).state = State::Parked;
+        self.napping.push(id);
     }
 
     /// The result of a one-shot operation, or the end of a multishot one, is known.
