@@ -312,6 +312,7 @@ impl Proactor {
             backend: Some(backend),
             deadlines: Deadlines::with_keys(bound as usize),
             own_events: VecDeque::new(),
+            napping: Vec::new(),
             events: Vec::with_capacity(backend::EVENTS_PER_TURN),
             fire: VecDeque::new(),
             bound,

@@ -10,8 +10,8 @@ use super::slots::{NONE, Notify};
 use crate::backend::RegisterError;
 use crate::error::{Error, ErrorKind, Result};
 use crate::op::{Close, Forms as _, Op};
-use crate::sys::calls;
-use std::os::fd::{OwnedFd, RawFd};
+use crate::sys::{calls, sockets};
+use std::os::fd::{AsRawFd, OwnedFd, RawFd};
 
 impl Engine {
     /// Takes a descriptor into the table. Nothing is changed on it.
@@ -24,7 +24,11 @@ impl Engine {
         if self.draining {
             return Err((crate::remote::inbox::gone(operation), fd));
         }
-        self.table.descriptors.adopt(operation, fd, class)
+        let naps = class == Class::Datagram
+            && sockets::local_address(fd.as_raw_fd()).is_ok_and(|at| at.inet().is_none());
+        let id = self.table.descriptors.adopt(operation, fd, class)?;
+        self.table.descriptors.at(id.index).naps = naps;
+        Ok(id)
     }
 
     /// The user's last handle is gone: end what is in flight and close.

@@ -97,7 +97,7 @@ impl Engine {
         };
         let retry = event.result == -libc::EINTR || event.result == -libc::EAGAIN;
         if retry && own {
-            return self.launch(index);
+            return self.try_again(index);
         }
         if event.result == -libc::ENOBUFS && own && op.pool().is_some() {
             return self.park_dry(index);
@@ -117,6 +117,18 @@ impl Engine {
                 Advance::Again => self.settle(index, -libc::ECANCELED, 0),
             },
         }
+    }
+
+    /// Hands it over again: at once, or at the next turn where it waits for a Unix datagram peer.
+    #[cold]
+    fn try_again(&mut self, index: u32) {
+        let slot = self.table.slots.at(index);
+        let (desc, id) = (slot.desc, OpId::new(index, slot.generation));
+        if desc == NONE || !self.table.descriptors.at(desc).naps {
+            return self.launch(index);
+        }
+        self.table.slots.at(index).state = State::Parked;
+        self.napping.push(id);
     }
 
     /// The result of a one-shot operation, or the end of a multishot one, is known.
@@ -212,13 +224,16 @@ impl Engine {
                 group.and_then(|group| group.selected((flags >> 16) as u16, bytes))
             }
         };
+        // An empty datagram has a lease too, with or without a buffer; the end of a stream has none.
+        let is_empty_datagram = result == 0 && self.is_datagram(index);
         match lease {
-            Some(lease) if result > 0 => Payload::Lease(lease),
-            // An empty datagram has a buffer too; the end of a stream has none.
-            Some(lease) if result == 0 && self.is_datagram(index) => Payload::Lease(lease),
+            Some(lease) if result > 0 || is_empty_datagram => Payload::Lease(lease),
             Some(unused) => {
                 self.fire.push_back(Fire::Drop(Box::new(unused)));
                 Payload::None
+            }
+            None if is_empty_datagram => {
+                self.table.groups.blank().map_or(Payload::None, Payload::Lease)
             }
             None => Payload::None,
         }

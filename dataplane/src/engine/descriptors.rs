@@ -158,6 +158,10 @@ pub struct Descriptor {
     pub(crate) released: bool,
     /// The error that killed the kernel's socket.
     pub(crate) dead: Option<i32>,
+    /// A Unix datagram socket, whose sends are tried again later when the peer is full. The kernel
+    /// must not do that itself: io_uring's second attempt sends an empty datagram, because the
+    /// first had consumed the bytes (seen on Linux 6.18); and no readiness tells of a peer's room.
+    pub(crate) naps: bool,
     next_free: u32,
 }
 
@@ -256,6 +260,7 @@ impl Descriptors {
             closer: NONE,
             released: false,
             dead: None,
+            naps: false,
             next_free: NONE,
         }
     }

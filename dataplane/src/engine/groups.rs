@@ -61,6 +61,8 @@ pub(crate) struct Group {
 #[derive(Default)]
 pub(crate) struct Groups {
     groups: Vec<Group>,
+    /// Where leases without room are split from; made when the first is wanted.
+    blank: Option<Lease>,
 }
 
 impl Groups {
@@ -111,6 +113,16 @@ impl Groups {
 
     pub(crate) fn is_empty(&self) -> bool {
         self.groups.is_empty()
+    }
+
+    /// A lease without room, for an empty datagram: the kernel keeps its buffer for the next one.
+    pub(crate) fn blank(&mut self) -> Option<Lease> {
+        let mut without_room = match self.blank.take() {
+            Some(lease) => lease,
+            None => Slab::new(1, 1).ok()?.try_lease()?,
+        };
+        self.blank = Some(without_room.split_off(0));
+        Some(without_room)
     }
 
     pub(crate) fn indexes(&self) -> std::ops::Range<u16> {

@@ -108,6 +108,8 @@ pub(crate) struct Engine {
     pub(crate) deadlines: Deadlines,
     /// Completions that need no kernel: timers, refusals, cancels of what was never handed over.
     pub(crate) own_events: VecDeque<Event>,
+    /// Operations to be handed over again at the next turn: no readiness tells when they may go on.
+    pub(crate) napping: Vec<OpId>,
     /// The batch the backend filled, kept for its memory.
     pub(crate) events: Vec<Event>,
     pub(crate) fire: VecDeque<Fire>,

@@ -132,6 +132,14 @@ impl Context<'_> {
         }
     }
 
+    /// MSG_DONTWAIT where the kernel must not try a send again by itself.
+    pub(crate) fn no_second_try(&self) -> i32 {
+        match self.descriptor.as_ref().is_some_and(|descriptor| descriptor.naps) {
+            true => libc::MSG_DONTWAIT,
+            false => 0,
+        }
+    }
+
     /// Whether the descriptor has no readiness.
     pub(crate) fn is_file(&self) -> bool {
         matches!(self.descriptor.as_ref().map(|d| d.class()), Some(Class::File { .. }))

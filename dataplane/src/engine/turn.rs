@@ -13,6 +13,8 @@ use crate::remote::inbox::{Command, ForeignCall};
 
 /// Most foreign commands taken in one turn.
 const COMMANDS_PER_TURN: usize = 256;
+/// How long an operation waits that no readiness wakes, in ns.
+const NAP_NS: u64 = 1_000_000;
 
 /// What the turn does next.
 pub(crate) enum Next {
@@ -54,6 +56,9 @@ impl Engine {
             self.fill_pools();
         }
         self.expire();
+        if !self.napping.is_empty() {
+            self.wake_napping();
+        }
         if !self.own_events.is_empty() {
             self.run_own_events();
         }
@@ -239,12 +244,23 @@ impl Engine {
         }
     }
 
+    fn wake_napping(&mut self) {
+        for id in std::mem::take(&mut self.napping) {
+            // What was cancelled meanwhile is no longer parked, or no longer there.
+            if self.table.slots.find(id).is_some_and(|slot| slot.state == State::Parked) {
+                self.launch(id.index());
+            }
+        }
+    }
+
     /// How long the wait may sleep: not at all while something is ready here.
     pub(crate) fn until(&self, wanted: Until) -> Until {
         let busy = !self.fire.is_empty()
             || !self.own_events.is_empty()
             || (self.commands_left && self.table.slots.in_flight < self.bound);
-        match (wanted, self.deadlines.next_ns()) {
+        let nap = (!self.napping.is_empty()).then(|| deadlines::now_ns() + NAP_NS);
+        let next = [self.deadlines.next_ns(), nap].into_iter().flatten().min();
+        match (wanted, next) {
             _ if busy => Until::Now,
             (Until::Now, _) => Until::Now,
             (wanted, None) => wanted,

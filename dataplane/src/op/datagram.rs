@@ -41,7 +41,7 @@ impl Forms for SendTo {
     fn entry(&mut self, cx: &mut Context<'_>) -> Entry {
         let target = cx.target();
         let message = scratch::message_to(cx.scratch, &self.to, &self.span);
-        let flags = libc::MSG_NOSIGNAL as u32;
+        let flags = (libc::MSG_NOSIGNAL | cx.no_second_try()) as u32;
         target.seal(opcode::SendMsg::new(target.fd(), message).flags(flags).build())
     }
 

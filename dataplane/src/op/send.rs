@@ -205,7 +205,8 @@ impl Forms for Send {
         if let Some(reason) = self.progress.copies(&decision) {
             self.progress.path = Path::copied(Mechanism::Send, reason);
             let entry = opcode::Send::new(target.fd(), at, bytes as u32);
-            return target.seal(entry.flags(self.progress.ring_flags()).build());
+            return target
+                .seal(entry.flags(self.progress.ring_flags() | cx.no_second_try()).build());
         }
         let fixed = cx.registry.fixed_index(&self.span, at, bytes);
         let mechanism = match fixed {
@@ -304,7 +305,8 @@ impl Forms for SendVectored {
         if let Some(reason) = self.progress.copies(&decision) {
             self.progress.path = Path::copied(Mechanism::SendMessage, reason);
             let entry = opcode::SendMsg::new(target.fd(), message);
-            return target.seal(entry.flags(self.progress.ring_flags() as u32).build());
+            let flags = self.progress.ring_flags() | cx.no_second_try();
+            return target.seal(entry.flags(flags as u32).build());
         }
         if self.progress.sent == 0 || self.progress.path.is_zero_copy() {
             self.progress.path = Path::direct(Mechanism::SendMessageZeroCopy);

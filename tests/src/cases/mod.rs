@@ -5,10 +5,12 @@ pub mod callbacks;
 pub mod cancel;
 pub mod cancel_race;
 pub mod core;
+pub mod datagram;
 mod net;
 pub mod tcp;
 pub mod timeouts;
 pub mod timers;
+pub mod unix;
 pub mod wake;
 
 use crate::Case;
@@ -24,6 +26,8 @@ const LISTS: &[&[Case]] = &[
     callbacks::CASES,
     timeouts::CASES,
     wake::CASES,
+    unix::CASES,
+    datagram::CASES,
 ];
 
 /// Every case of a normal run.
