@@ -1,13 +1,18 @@
 //! The cases, one file for each noun.
 
 pub mod core;
+pub mod file;
 mod net;
+pub mod registration;
+pub mod remote;
+pub mod stream;
 pub mod tcp;
 
 use crate::Case;
 
 /// Every list of cases.
-const LISTS: &[&[Case]] = &[core::CASES, tcp::CASES];
+const LISTS: &[&[Case]] =
+    &[core::CASES, tcp::CASES, file::CASES, registration::CASES, remote::CASES, stream::CASES];
 
 /// Every case of a normal run.
 pub fn all() -> Vec<Case> {
