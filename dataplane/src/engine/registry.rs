@@ -8,6 +8,8 @@
 //! every entry released: a cleared entry's memory may still be read by an operation in flight.
 
 use regions::{Region, RegionId, Span};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
 
 /// Name of a registration: place in the registry and generation.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -27,8 +29,13 @@ struct Entry {
     generation: u32,
     active: bool,
     /// Handles that asked for this region: registering twice shares the entry.
-    holders: u32,
+    holders: Holders,
 }
+
+/// How many handles hold a registration. Handles come on the poll owner's thread and go on any;
+/// the one that makes it zero says so, and is believed when it still is zero by then: the region
+/// may have been registered again meanwhile.
+pub(crate) type Holders = Arc<AtomicU32>;
 
 /// Most registrations of one proactor.
 pub(crate) const MAX_REGISTRATIONS: usize = 65536;
@@ -43,14 +50,15 @@ pub(crate) struct Registry {
 
 impl Registry {
     /// A registration of the same region, shared.
-    pub(crate) fn share(&mut self, region: RegionId) -> Option<RegId> {
+    pub(crate) fn share(&mut self, region: RegionId) -> Option<(RegId, Holders)> {
         for (index, place) in self.entries.iter_mut().enumerate() {
             if let Some(entry) = place
                 && entry.active
                 && entry.region.id() == region
             {
-                entry.holders += 1;
-                return Some(RegId { index: index as u32, generation: entry.generation });
+                entry.holders.fetch_add(1, Ordering::Relaxed);
+                let id = RegId { index: index as u32, generation: entry.generation };
+                return Some((id, entry.holders.clone()));
             }
         }
         None
@@ -60,8 +68,9 @@ impl Registry {
         self.entries.len() >= MAX_REGISTRATIONS && self.entries.iter().all(Option::is_some)
     }
 
-    pub(crate) fn install(&mut self, region: Region, first: u32, count: u32) -> RegId {
+    pub(crate) fn install(&mut self, region: Region, first: u32, count: u32) -> (RegId, Holders) {
         self.generation += 1;
+        let holders = Holders::new(AtomicU32::new(1));
         let base = region.as_ptr().map_or(0, |at| at.as_ptr() as usize);
         let chunk_bytes = region.chunk_bytes();
         let generation = self.generation;
@@ -74,7 +83,7 @@ impl Registry {
             unreleased: 0,
             generation,
             active: true,
-            holders: 1,
+            holders: holders.clone(),
         };
         self.active += 1;
         let index = match self.entries.iter().position(Option::is_none) {
@@ -87,17 +96,14 @@ impl Registry {
                 self.entries.len() - 1
             }
         };
-        RegId { index: index as u32, generation }
+        (RegId { index: index as u32, generation }, holders)
     }
 
-    /// One holder less; the entries to give back when it was the last.
+    /// The last holder is gone, it was said; the entries to give back when that is still so.
     pub(crate) fn leave(&mut self, index: u32) -> Option<(u32, u32)> {
         let entry = self.entries.get_mut(index as usize)?.as_mut()?;
-        if !entry.active {
-            return None;
-        }
-        entry.holders -= 1;
-        if entry.holders > 0 {
+        // Acquire: what the holders did with the region comes before its release.
+        if !entry.active || entry.holders.load(Ordering::Acquire) > 0 {
             return None;
         }
         entry.active = false;
@@ -165,12 +171,14 @@ mod tests {
     fn a_sub_span_of_a_registered_slab_is_fixed() {
         let slab = Slab::new(4, 4096).expect("slab");
         let mut registry = Registry::default();
-        let id = registry.install(slab.region().clone(), 7, 1);
+        let (id, holders) = registry.install(slab.region().clone(), 7, 1);
         let span = slab.lease().expect("free").freeze();
         let part = span.slice(10..20).expect("inside");
         assert_eq!(registry.fixed_index(&part, part.as_ptr(), part.len()), Some(7));
         let other = Span::from(vec![1u8; 10]);
         assert_eq!(registry.fixed_index(&other, other.as_ptr(), 10), None);
+        assert_eq!(registry.leave(id.index), None, "somebody holds it");
+        holders.fetch_sub(1, Ordering::Release);
         assert_eq!(registry.leave(id.index), Some((7, 1)));
         assert_eq!(registry.fixed_index(&part, part.as_ptr(), part.len()), None);
         assert_eq!(registry.counts(), (0, 1), "held until the kernel releases it");
@@ -182,9 +190,12 @@ mod tests {
     fn registering_twice_shares_the_entry() {
         let slab = Slab::new(1, 64).expect("slab");
         let mut registry = Registry::default();
-        let id = registry.install(slab.region().clone(), 0, 1);
-        assert_eq!(registry.share(slab.region().id()), Some(id));
-        assert_eq!(registry.leave(id.index), None);
+        let (id, holders) = registry.install(slab.region().clone(), 0, 1);
+        let (again, _) = registry.share(slab.region().id()).expect("it is registered");
+        assert_eq!((again, holders.load(Ordering::Relaxed)), (id, 2));
+        // Both go before anybody looks: that is said once.
+        holders.fetch_sub(2, Ordering::Release);
         assert_eq!(registry.leave(id.index), Some((0, 1)));
+        assert_eq!(registry.leave(id.index), None);
     }
 }

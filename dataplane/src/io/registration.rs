@@ -3,7 +3,7 @@
 
 use crate::backend::RegisterError;
 use crate::engine::Engine;
-use crate::engine::registry::RegId;
+use crate::engine::registry::{Holders, RegId};
 use crate::error::{Error, ErrorKind, Result};
 use crate::proactor::Proactor;
 use crate::remote::handle::Handle;
@@ -11,12 +11,14 @@ use crate::remote::inbox::{self, Shared};
 use regions::{Region, Slab};
 use std::fmt;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 /// Keeps a region registered; `Send`. Dropping it, anywhere and at any time, unregisters: what is
 /// in flight goes on, and the region's memory is released when the kernel says so.
 pub struct Registration {
     shared: Arc<Shared>,
     id: RegId,
+    holders: Holders,
     entries: u32,
 }
 
@@ -29,7 +31,9 @@ impl Registration {
 
 impl Drop for Registration {
     fn drop(&mut self) {
-        if self.shared.origin.is_here() && !self.shared.is_closed() {
+        // Release: what this holder did with the region comes before the region's release.
+        let is_last = self.holders.fetch_sub(1, Ordering::Release) == 1;
+        if is_last && self.shared.origin.is_here() && !self.shared.is_closed() {
             self.shared.returns.registrations.insert(self.id.index as usize);
             self.shared.announce();
         }
@@ -79,8 +83,8 @@ fn register(engine: &mut Engine, shared: &Arc<Shared>, region: &Region) -> Resul
         return Err(inbox::gone(NAME));
     }
     let entries = region.chunks().count() as u32;
-    if let Some(id) = engine.table.registry.share(region.id()) {
-        return Ok(Registration { shared: shared.clone(), id, entries });
+    if let Some((id, holders)) = engine.table.registry.share(region.id()) {
+        return Ok(Registration { shared: shared.clone(), id, holders, entries });
     }
     if region.as_ptr().is_none() {
         let message = "the region is not visible to the CPU";
@@ -94,8 +98,8 @@ fn register(engine: &mut Engine, shared: &Arc<Shared>, region: &Region) -> Resul
         region.chunks().map(|(at, bytes)| (at.as_ptr(), bytes)).collect();
     let Some(backend) = &mut engine.backend else { return Err(inbox::gone(NAME)) };
     let first = backend.register_memory(&pieces).map_err(|error| refused(error, region))?;
-    let id = engine.table.registry.install(region.clone(), first, entries);
-    Ok(Registration { shared: shared.clone(), id, entries })
+    let (id, holders) = engine.table.registry.install(region.clone(), first, entries);
+    Ok(Registration { shared: shared.clone(), id, holders, entries })
 }
 
 impl Engine {
