@@ -268,7 +268,8 @@ fn names_are_not_reused(cx: &Cx<'_>) -> Result<(), Skip> {
 }
 
 fn hostile_options(cx: &Cx<'_>) -> Result<(), Skip> {
-    let hostile: [(&str, fn(Options) -> Options); 6] = [
+    type Change = fn(Options) -> Options;
+    let hostile: [(&str, Change); 6] = [
         ("no operations", |options| options.operations(0)),
         ("too many operations", |options| options.operations(u32::MAX)),
         ("no inbox", |options| options.inbox(0)),
