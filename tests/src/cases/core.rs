@@ -53,7 +53,7 @@ fn nop_callback(cx: &Cx<'_>) -> Result<(), Skip> {
     let ran = Rc::new(Cell::new(0));
     let count = ran.clone();
     let submitted = cx.io.nop().on_complete(move |ended| {
-        assert!(ended.is_ok());
+        ended.expect("a no-op succeeds");
         count.set(count.get() + 1);
     });
     submitted.expect("room for a no-op");
@@ -268,7 +268,8 @@ fn names_are_not_reused(cx: &Cx<'_>) -> Result<(), Skip> {
 }
 
 fn hostile_options(cx: &Cx<'_>) -> Result<(), Skip> {
-    let hostile: [(&str, fn(Options) -> Options); 6] = [
+    type Change = fn(Options) -> Options;
+    let hostile: [(&str, Change); 6] = [
         ("no operations", |options| options.operations(0)),
         ("too many operations", |options| options.operations(u32::MAX)),
         ("no inbox", |options| options.inbox(0)),
