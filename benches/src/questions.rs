@@ -172,7 +172,7 @@ fn no_direct(fixture: &Fixture, direct: bool) -> Option<String> {
 
 fn read(size: &str, bytes: usize, depth: usize, direct: bool) -> Question {
     let name = format!("read/{size}/{}", cache_name(direct));
-    Question::new(name, Unit::Bytes(bytes as u64), if direct { 100 } else { 2 }, move |fixture| {
+    Question::new(name, Unit::Bytes(bytes as u64), if direct { 100 } else { 1 }, move |fixture| {
         if let Some(reason) = no_direct(fixture, direct) {
             return Ok(Opened::Skipped(reason));
         }
