@@ -6,14 +6,28 @@
 //!
 //! The registry holds the region while it is registered, and after that until the backend reports
 //! every entry released: a cleared entry's memory may still be read by an operation in flight.
+//!
+//! All handles of one registration share a [`Held`], whose drop sets the entry's bit in the return
+//! map; the entry knows it weakly. A bit only says "look": an entry that somebody holds (asked for
+//! anew between the last drop and the sweep) stays, and the later drop sets the bit again.
 
+use crate::remote::inbox::Shared;
 use regions::{Region, RegionId, Span};
+use std::sync::{Arc, Weak};
 
-/// Name of a registration: place in the registry and generation.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub(crate) struct RegId {
-    pub(crate) index: u32,
-    pub(crate) generation: u32,
+/// What the handles of one registration share; the last one to go reports the entry.
+pub(crate) struct Held {
+    shared: Arc<Shared>,
+    index: u32,
+}
+
+impl Drop for Held {
+    fn drop(&mut self) {
+        if self.shared.origin.is_here() && !self.shared.is_closed() {
+            self.shared.returns.registrations.insert(self.index as usize);
+            self.shared.announce();
+        }
+    }
 }
 
 struct Entry {
@@ -24,10 +38,8 @@ struct Entry {
     count: u32,
     /// Entries the backend has not reported released since unregistering.
     unreleased: u32,
-    generation: u32,
     active: bool,
-    /// Handles that asked for this region: registering twice shares the entry.
-    holders: u32,
+    held: Weak<Held>,
 }
 
 /// Most registrations of one proactor.
@@ -37,34 +49,41 @@ pub(crate) const MAX_REGISTRATIONS: usize = 65536;
 #[derive(Default)]
 pub(crate) struct Registry {
     entries: Vec<Option<Entry>>,
-    generation: u32,
     active: usize,
 }
 
 impl Registry {
-    /// A registration of the same region, shared.
-    pub(crate) fn share(&mut self, region: RegionId) -> Option<RegId> {
-        for (index, place) in self.entries.iter_mut().enumerate() {
-            if let Some(entry) = place
-                && entry.active
-                && entry.region.id() == region
-            {
-                entry.holders += 1;
-                return Some(RegId { index: index as u32, generation: entry.generation });
-            }
-        }
-        None
+    /// A registration of the same region, shared; also of one whose last handle has just gone.
+    pub(crate) fn share(&mut self, region: RegionId, shared: &Arc<Shared>) -> Option<Arc<Held>> {
+        let mut places = self.entries.iter_mut().enumerate();
+        let (index, entry) = places.find_map(|(index, place)| {
+            let entry = place.as_mut()?;
+            (entry.active && entry.region.id() == region).then_some((index, entry))
+        })?;
+        let held = entry.held.upgrade().unwrap_or_else(|| {
+            let held = Arc::new(Held { shared: shared.clone(), index: index as u32 });
+            entry.held = Arc::downgrade(&held);
+            held
+        });
+        Some(held)
     }
 
     pub(crate) fn is_full(&self) -> bool {
         self.entries.len() >= MAX_REGISTRATIONS && self.entries.iter().all(Option::is_some)
     }
 
-    pub(crate) fn install(&mut self, region: Region, first: u32, count: u32) -> RegId {
-        self.generation += 1;
+    pub(crate) fn install(
+        &mut self,
+        region: Region,
+        first: u32,
+        count: u32,
+        shared: &Arc<Shared>,
+    ) -> Arc<Held> {
+        let vacant = self.entries.iter().position(Option::is_none);
+        let index = vacant.unwrap_or(self.entries.len());
+        let held = Arc::new(Held { shared: shared.clone(), index: index as u32 });
         let base = region.as_ptr().map_or(0, |at| at.as_ptr() as usize);
         let chunk_bytes = region.chunk_bytes();
-        let generation = self.generation;
         let entry = Entry {
             region,
             base,
@@ -72,32 +91,21 @@ impl Registry {
             first,
             count,
             unreleased: 0,
-            generation,
             active: true,
-            holders: 1,
+            held: Arc::downgrade(&held),
         };
         self.active += 1;
-        let index = match self.entries.iter().position(Option::is_none) {
-            Some(index) => {
-                self.entries[index] = Some(entry);
-                index
-            }
-            None => {
-                self.entries.push(Some(entry));
-                self.entries.len() - 1
-            }
-        };
-        RegId { index: index as u32, generation }
+        match vacant {
+            Some(index) => self.entries[index] = Some(entry),
+            None => self.entries.push(Some(entry)),
+        }
+        held
     }
 
-    /// One holder less; the entries to give back when it was the last.
+    /// The last handle went, unless there are new ones; the entries to give back.
     pub(crate) fn leave(&mut self, index: u32) -> Option<(u32, u32)> {
         let entry = self.entries.get_mut(index as usize)?.as_mut()?;
-        if !entry.active {
-            return None;
-        }
-        entry.holders -= 1;
-        if entry.holders > 0 {
+        if !entry.active || entry.held.strong_count() > 0 {
             return None;
         }
         entry.active = false;
@@ -161,17 +169,29 @@ mod tests {
     use super::*;
     use regions::Slab;
 
+    fn shared() -> Arc<Shared> {
+        Arc::new(Shared::new("test", 1, 1, 1).expect("an event descriptor"))
+    }
+
+    /// The places whose bits are set, swept.
+    fn swept(shared: &Shared) -> Vec<usize> {
+        let mut swept = Vec::new();
+        shared.returns.registrations.drain(|index| swept.push(index));
+        swept
+    }
+
     #[test]
     fn a_sub_span_of_a_registered_slab_is_fixed() {
         let slab = Slab::new(4, 4096).expect("slab");
         let mut registry = Registry::default();
-        let id = registry.install(slab.region().clone(), 7, 1);
+        let held = registry.install(slab.region().clone(), 7, 1, &shared());
         let span = slab.lease().expect("free").freeze();
         let part = span.slice(10..20).expect("inside");
         assert_eq!(registry.fixed_index(&part, part.as_ptr(), part.len()), Some(7));
         let other = Span::from(vec![1u8; 10]);
         assert_eq!(registry.fixed_index(&other, other.as_ptr(), 10), None);
-        assert_eq!(registry.leave(id.index), Some((7, 1)));
+        drop(held);
+        assert_eq!(registry.leave(0), Some((7, 1)));
         assert_eq!(registry.fixed_index(&part, part.as_ptr(), part.len()), None);
         assert_eq!(registry.counts(), (0, 1), "held until the kernel releases it");
         assert!(registry.released(7).is_some());
@@ -182,9 +202,30 @@ mod tests {
     fn registering_twice_shares_the_entry() {
         let slab = Slab::new(1, 64).expect("slab");
         let mut registry = Registry::default();
-        let id = registry.install(slab.region().clone(), 0, 1);
-        assert_eq!(registry.share(slab.region().id()), Some(id));
-        assert_eq!(registry.leave(id.index), None);
-        assert_eq!(registry.leave(id.index), Some((0, 1)));
+        let shared = shared();
+        let one = registry.install(slab.region().clone(), 0, 1, &shared);
+        let two = registry.share(slab.region().id(), &shared).expect("registered");
+        assert!(Arc::ptr_eq(&one, &two));
+        drop(one);
+        assert_eq!(swept(&shared), [0; 0], "only the last one reports");
+        drop(two);
+        assert_eq!(swept(&shared), [0]);
+        assert_eq!(registry.leave(0), Some((0, 1)));
+        assert_eq!(registry.leave(0), None);
+    }
+
+    #[test]
+    fn a_registration_asked_for_before_the_sweep_stays() {
+        let slab = Slab::new(1, 64).expect("slab");
+        let mut registry = Registry::default();
+        let shared = shared();
+        drop(registry.install(slab.region().clone(), 0, 1, &shared));
+        let again = registry.share(slab.region().id(), &shared).expect("still registered");
+        assert_eq!(swept(&shared), [0]);
+        assert_eq!(registry.leave(0), None, "somebody holds it");
+        assert_eq!(registry.counts(), (1, 0));
+        drop(again);
+        assert_eq!(swept(&shared), [0]);
+        assert_eq!(registry.leave(0), Some((0, 1)));
     }
 }
