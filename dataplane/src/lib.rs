@@ -46,7 +46,6 @@ mod sys;
 
 #[cfg(not(loom))]
 mod public {
-    pub use crate::backend::OpId;
     pub use crate::capability::{Capabilities, Capability};
     pub use crate::engine::descriptors::ZeroCopy;
     pub use crate::engine::path::{CopyReason, Mechanism, Path};
@@ -57,6 +56,7 @@ mod public {
     pub use crate::io::batch::{Batch, RefusedBatch, Submitted, Ticket};
     pub use crate::io::connect::Endpoint;
     pub use crate::io::file::{Chunks, File};
+    pub use crate::io::operation_id::OperationId;
     pub use crate::io::receive_pool::ReceivePool;
     pub use crate::io::registration::Registration;
     pub use crate::io::request::{Multi, Request};

@@ -23,6 +23,7 @@ use crate::engine::turn::{Next, Ready};
 use crate::engine::{Engine, Reason};
 use crate::error::{Error, ErrorKind, Result};
 use crate::io::Local;
+use crate::io::operation_id::OperationId;
 use crate::options::{Backend, MAX_OPERATIONS, Options};
 use crate::remote::handle::Handle;
 use crate::remote::inbox::{self, Shared};
@@ -68,6 +69,8 @@ pub(crate) struct Inner {
     engine: RefCell<Engine>,
     /// A copy of the shared one, a step nearer.
     origin: Origin,
+    /// The proactor's number, part of the names it gives out.
+    pub(crate) owner: u32,
     pub(crate) shared: Arc<Shared>,
     polling: Cell<bool>,
     /// Set when the last `Proactor` went while a poll was running.
@@ -326,6 +329,7 @@ impl Proactor {
             self_waker,
         };
         let inner = Rc::new(Inner {
+            owner: engine.table.owner,
             engine: RefCell::new(engine),
             origin: shared.origin,
             shared,
@@ -480,9 +484,11 @@ impl Proactor {
     /// # Errors
     ///
     /// NotFound when nothing by that name is pending.
-    pub fn cancel(&self, id: OpId) -> Result<()> {
+    pub fn cancel(&self, id: OperationId) -> Result<()> {
         const NAME: &str = "cancel";
-        match self.inner.with(NAME, |engine| engine.cancel(id, Reason::User))? {
+        let id = id.within(self.inner.owner);
+        let cancel = |engine: &mut Engine| id.is_some_and(|id| engine.cancel(id, Reason::User));
+        match self.inner.with(NAME, cancel)? {
             true => Ok(()),
             false => Err(Error::new(NAME, ErrorKind::NotFound, "no such operation is pending")),
         }

@@ -59,9 +59,9 @@ pub(crate) enum Kind {
     Released = 2,
 }
 
-/// The identity of an operation in flight: generation and slot index.
+/// The identity of an operation in flight inside its proactor: generation and slot index.
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
-pub struct OpId(pub(crate) u64);
+pub(crate) struct OpId(pub(crate) u64);
 
 impl OpId {
     pub(crate) fn new(index: u32, generation: u32) -> OpId {

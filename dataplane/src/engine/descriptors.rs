@@ -1,7 +1,7 @@
 //! Descriptors: sockets, files and watched descriptors by index and generation.
 //!
 //! Operations name a descriptor by [`DescId`], so a number the system has given to somebody else
-//! is never used. An entry lives until its last user handle is gone *and* it is closed; it is
+//! is never used, nor the same place in another proactor's table. An entry lives until its last user handle is gone *and* it is closed; it is
 //! closed when nothing is in flight on it. Closing cancels first: whoever closes does not wait.
 //!
 //! A stream has two lanes, send and receive. At most one operation of a lane is with the kernel;
@@ -12,9 +12,10 @@ use super::slots::NONE;
 use crate::error::{Error, ErrorKind, Result};
 use std::os::fd::{AsRawFd, IntoRawFd, OwnedFd, RawFd};
 
-/// Name of a descriptor: index in the table and generation.
+/// Name of a descriptor: whose it is, index in the table and generation.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct DescId {
+    pub(crate) owner: u32,
     pub(crate) index: u32,
     pub(crate) generation: u32,
 }
@@ -203,6 +204,8 @@ impl Descriptor {
 
 /// The descriptors of one proactor.
 pub(crate) struct Descriptors {
+    /// The proactor's number, part of every name given out here.
+    owner: u32,
     entries: Vec<Descriptor>,
     free: u32,
     limit: usize,
@@ -210,8 +213,8 @@ pub(crate) struct Descriptors {
 }
 
 impl Descriptors {
-    pub(crate) fn new(limit: usize) -> Descriptors {
-        Descriptors { entries: Vec::new(), free: NONE, limit, open: 0 }
+    pub(crate) fn new(owner: u32, limit: usize) -> Descriptors {
+        Descriptors { owner, entries: Vec::new(), free: NONE, limit, open: 0 }
     }
 
     /// Takes ownership of a descriptor; on a full table it is handed back.
@@ -241,7 +244,7 @@ impl Descriptors {
         let generation = entry.generation;
         *entry = Descriptor { fd: Some(fd), class, ..Self::blank(generation) };
         self.open += 1;
-        Ok(DescId { index, generation })
+        Ok(DescId { owner: self.owner, index, generation })
     }
 
     fn blank(generation: u32) -> Descriptor {
@@ -266,11 +269,22 @@ impl Descriptors {
     }
 
     pub(crate) fn find(&mut self, id: DescId) -> Option<&mut Descriptor> {
+        if !self.owns(id) {
+            return None;
+        }
         self.entries.get_mut(id.index as usize).filter(|entry| entry.generation == id.generation)
     }
 
     pub(crate) fn peek(&self, id: DescId) -> Option<&Descriptor> {
+        if !self.owns(id) {
+            return None;
+        }
         self.entries.get(id.index as usize).filter(|entry| entry.generation == id.generation)
+    }
+
+    /// Whether a name was given out by this table, however long ago.
+    pub(crate) fn owns(&self, id: DescId) -> bool {
+        id.owner == self.owner
     }
 
     pub(crate) fn at(&mut self, index: u32) -> &mut Descriptor {
@@ -278,7 +292,8 @@ impl Descriptors {
     }
 
     pub(crate) fn id(&self, index: u32) -> DescId {
-        DescId { index, generation: self.entries[index as usize].generation }
+        let generation = self.entries[index as usize].generation;
+        DescId { owner: self.owner, index, generation }
     }
 
     /// Frees the entry once it is closed and no handle names it.
@@ -317,7 +332,7 @@ mod tests {
 
     #[test]
     fn a_reused_entry_has_another_generation() {
-        let mut table = Descriptors::new(2);
+        let mut table = Descriptors::new(1, 2);
         let a = table.adopt("test", null(), Class::Other).expect("room");
         let entry = table.find(a).expect("there");
         drop(entry.surrender());
@@ -330,8 +345,18 @@ mod tests {
     }
 
     #[test]
+    fn a_name_of_another_table_is_not_found() {
+        let (mut one, mut two) = (Descriptors::new(1, 1), Descriptors::new(2, 1));
+        let mine = one.adopt("test", null(), Class::Other).expect("room");
+        let theirs = two.adopt("test", null(), Class::Other).expect("room");
+        assert_eq!((mine.index, mine.generation), (theirs.index, theirs.generation));
+        assert!(one.find(mine).is_some() && one.peek(mine).is_some());
+        assert!(one.find(theirs).is_none() && one.peek(theirs).is_none());
+    }
+
+    #[test]
     fn a_full_table_hands_the_descriptor_back() {
-        let mut table = Descriptors::new(1);
+        let mut table = Descriptors::new(1, 1);
         table.adopt("test", null(), Class::Other).expect("room");
         let (error, fd) = table.adopt("test", null(), Class::Other).expect_err("full");
         assert_eq!(error.kind(), ErrorKind::Exhausted);

@@ -20,9 +20,10 @@ use std::future::Future;
 use std::pin::Pin;
 use std::task::{Context, Poll, Waker};
 
-/// Name of a receive pool: buffer group and generation.
+/// Name of a receive pool: whose it is, buffer group and generation.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct PoolId {
+    pub(crate) owner: u32,
     pub(crate) index: u16,
     pub(crate) generation: u32,
 }
@@ -60,12 +61,23 @@ pub(crate) struct Group {
 /// The pools of one proactor.
 #[derive(Default)]
 pub(crate) struct Groups {
+    /// The proactor's number, part of every name given out here.
+    owner: u32,
     groups: Vec<Group>,
     /// Where leases without room are split from; made when the first is wanted.
     blank: Option<Lease>,
 }
 
 impl Groups {
+    pub(crate) fn new(owner: u32) -> Groups {
+        Groups { owner, groups: Vec::new() }
+    }
+
+    /// Whether a name was given out here, however long ago.
+    pub(crate) fn owns(&self, id: PoolId) -> bool {
+        id.owner == self.owner
+    }
+
     /// A place for a new pool: the lowest group id not in use.
     pub(crate) fn vacant(&self) -> Option<u16> {
         let free = self.groups.iter().position(|group| !group.live);
@@ -91,19 +103,21 @@ impl Groups {
             Some(place) => *place = group,
             None => self.groups.push(group),
         }
-        PoolId { index, generation }
+        PoolId { owner: self.owner, index, generation }
     }
 
     pub(crate) fn find(&mut self, id: PoolId) -> Option<&mut Group> {
+        if !self.owns(id) {
+            return None;
+        }
         self.groups
             .get_mut(id.index as usize)
             .filter(|group| group.live && group.generation == id.generation)
     }
 
     pub(crate) fn is_open(&self, id: PoolId) -> bool {
-        self.groups
-            .get(id.index as usize)
-            .is_some_and(|g| g.live && !g.closing && g.generation == id.generation)
+        let found = self.groups.get(id.index as usize).filter(|_| self.owns(id));
+        found.is_some_and(|g| g.live && !g.closing && g.generation == id.generation)
     }
 
     /// A lease for a receive that carries its own buffer.

@@ -3,6 +3,7 @@
 use super::slots::{NONE, Notify, State};
 use super::{Engine, deadlines};
 use crate::backend::{OpId, Provided};
+use crate::io::operation_id::OperationId;
 use crate::op::Forms;
 use std::fmt;
 use std::os::fd::RawFd;
@@ -86,7 +87,7 @@ pub enum Waiter {
 #[non_exhaustive]
 pub struct InFlight {
     /// Its name.
-    pub id: OpId,
+    pub id: OperationId,
     /// The operation.
     pub operation: &'static str,
     /// The descriptor's number, if it works on one.
@@ -148,7 +149,7 @@ impl Engine {
                 let desc = op.and_then(|op| op.desc());
                 let found = desc.and_then(|desc| self.table.descriptors.peek(desc));
                 InFlight {
-                    id: OpId::new(index, slot.generation),
+                    id: OperationId::new(self.table.owner, OpId::new(index, slot.generation)),
                     operation: op.map_or("nop", |op| op.name()),
                     descriptor: found.map(|descriptor| descriptor.raw()),
                     age: Duration::from_nanos(now_ns.saturating_sub(slot.started_ns)),

@@ -22,6 +22,13 @@ fn no_slot<F: Forms>(op: F) -> (Error, F) {
     (Error::new(op.name(), ErrorKind::Exhausted, message), op)
 }
 
+/// The error of what was made by one proactor and given to another.
+#[cold]
+fn foreign(name: &'static str, what: &str) -> Error {
+    let message = format!("{what} belongs to another proactor; make one with this proactor");
+    Error::new(name, ErrorKind::InvalidArgument, message)
+}
+
 impl Engine {
     /// Checks one operation without submitting it.
     #[inline]
@@ -40,8 +47,10 @@ impl Engine {
         if let Some(pool) = op.pool()
             && !self.table.groups.is_open(pool)
         {
-            let message = "the receive pool was dropped";
-            return Err(Error::new(name, ErrorKind::Closed, message));
+            return Err(match self.table.groups.owns(pool) {
+                true => Error::new(name, ErrorKind::Closed, "the receive pool was dropped"),
+                false => foreign(name, "the receive pool"),
+            });
         }
         op.check(op.desc().and_then(|desc| self.table.descriptors.peek(desc)))
     }
@@ -55,6 +64,7 @@ impl Engine {
                 }
                 _ => Ok(()),
             },
+            None if !self.table.descriptors.owns(desc) => Err(foreign(name, "the descriptor")),
             _ => Err(Error::new(name, ErrorKind::Closed, "the descriptor is closed")),
         }
     }

@@ -11,9 +11,12 @@ use crate::remote::inbox::Shared;
 use crate::sys::helpers::{Helpers, HelpersError, JobId};
 use std::os::fd::RawFd;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
 
 /// The engine's state that a backend may look at.
 pub(crate) struct Table {
+    /// The proactor's number.
+    pub(crate) owner: u32,
     pub(crate) slots: Slots,
     pub(crate) descriptors: Descriptors,
     pub(crate) groups: Groups,
@@ -25,6 +28,13 @@ pub(crate) struct Table {
     pub(crate) shared: Arc<Shared>,
 }
 
+/// The number of a new proactor, which is part of the names of its descriptors and pools. They
+/// come again only after four thousand million proactors.
+fn next_owner() -> u32 {
+    static NEXT: AtomicU32 = AtomicU32::new(1);
+    NEXT.fetch_add(1, Ordering::Relaxed)
+}
+
 impl Table {
     pub(crate) fn new(
         bound: u32,
@@ -32,10 +42,12 @@ impl Table {
         helpers: Helpers,
         shared: Arc<Shared>,
     ) -> Table {
+        let owner = next_owner();
         Table {
+            owner,
             slots: Slots::new(bound),
-            descriptors: Descriptors::new(descriptors),
-            groups: Groups::default(),
+            descriptors: Descriptors::new(owner, descriptors),
+            groups: Groups::new(owner),
             registry: Registry::default(),
             capabilities: Capabilities::default(),
             helpers,

@@ -1,9 +1,9 @@
 //! Callbacks: the third way to be told, on the owner's thread only.
 
+use super::operation_id::OperationId;
 use super::request::{Multi, Request};
 use super::stream::Next;
 use super::{Local, conclude};
-use crate::backend::OpId;
 use crate::engine::slots::Notify;
 use crate::error::{Failed, Result};
 use crate::op::{Multishot, Operation, settle};
@@ -18,14 +18,15 @@ impl<O: Operation> Request<Local, O> {
     pub fn on_complete(
         self,
         callback: impl FnOnce(Result<O::Output<Local>, Failed<O>>) + 'static,
-    ) -> Result<OpId, Failed<O>> {
+    ) -> Result<OperationId, Failed<O>> {
         let (port, op, deadline_ns, _last) = self.into_parts();
         let inside = port.clone();
         let notify = Notify::Once(Box::new(move |mut op, outcome| {
             let op = O::take(&mut op);
             callback(conclude(op, outcome, &inside));
         }));
-        port.place_op(op, notify, deadline_ns)
+        let id = port.place_op(op, notify, deadline_ns)?;
+        Ok(OperationId::new(port.inner.owner, id))
     }
 }
 
@@ -39,7 +40,7 @@ impl<O: Multishot> Multi<Local, O> {
     pub fn on_each(
         self,
         mut callback: impl FnMut(Next<O::Output<Local>>) + 'static,
-    ) -> Result<OpId, Failed<O>> {
+    ) -> Result<OperationId, Failed<O>> {
         let (port, op, deadline_ns) = self.into_parts();
         let inside = port.clone();
         let notify = Notify::Each(Box::new(move |end, op, outcome| {
@@ -53,6 +54,7 @@ impl<O: Multishot> Multi<Local, O> {
                 Err(error) => callback(Next::End(Err(error))),
             }
         }));
-        port.place_op(op, notify, deadline_ns)
+        let id = port.place_op(op, notify, deadline_ns)?;
+        Ok(OperationId::new(port.inner.owner, id))
     }
 }

@@ -9,6 +9,7 @@ pub(crate) mod batch;
 pub(crate) mod callback;
 pub(crate) mod connect;
 pub(crate) mod file;
+pub(crate) mod operation_id;
 pub(crate) mod receive_pool;
 pub(crate) mod registration;
 pub(crate) mod request;

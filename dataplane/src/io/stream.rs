@@ -1,5 +1,6 @@
 //! Multishot operations as streams of results.
 
+use super::operation_id::OperationId;
 use super::{Local, Typed};
 use crate::backend::OpId;
 use crate::engine::slots::State;
@@ -48,8 +49,8 @@ impl<O: Multishot> LocalStream<O> {
     }
 
     /// The operation's name, for [`Proactor::cancel`](crate::Proactor::cancel) and dumps.
-    pub fn id(&self) -> OpId {
-        self.id
+    pub fn id(&self) -> OperationId {
+        OperationId::new(self.inner.owner, self.id)
     }
 
     /// Asks for its end: what had arrived is still delivered, then the Cancelled error, then none.

@@ -1,5 +1,6 @@
 //! An operation under way: a future, or a value to take.
 
+use super::operation_id::OperationId;
 use super::{Local, Typed, conclude};
 use crate::backend::OpId;
 use crate::engine::slots::State;
@@ -37,8 +38,8 @@ impl<O: Operation> Submission<O> {
     }
 
     /// The operation's name, for [`Proactor::cancel`](crate::Proactor::cancel) and dumps.
-    pub fn id(&self) -> OpId {
-        self.id
+    pub fn id(&self) -> OperationId {
+        OperationId::new(self.port.inner.owner, self.id)
     }
 
     /// The result if there is one, without waiting. None before the end, and after it was taken.

@@ -103,6 +103,7 @@ impl Proactor {
                 }
             }
         })?;
+        let id = id.within(inner.owner).expect("named by this proactor");
         id_cell.set(Some(id));
         Ok(Watch { inner, id, state })
     }

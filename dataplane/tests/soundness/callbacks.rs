@@ -1,0 +1,112 @@
+//! User code inside a poll: it may do everything but poll, with nothing borrowed, and a panic in it
+//! loses nothing else.
+
+use super::{MS, proactor, turns};
+use dataplane::regions::Slab;
+use dataplane::{Backend, Next, Proactor, Wait};
+use std::cell::{Cell, RefCell};
+use std::io::Write as _;
+use std::os::fd::OwnedFd;
+use std::os::unix::net::UnixStream;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::task::{Context, Wake, Waker};
+use std::time::Instant;
+
+#[test]
+fn a_shutdown_asked_for_inside_a_poll_is_refused_without_spinning() {
+    let io = proactor(Backend::IoUring);
+    let handle = io.handle();
+    let call = handle.call(|io| io.clone().shutdown(Wait::Now).map(drop));
+    let _ = io.poll(Wait::Until(Instant::now() + 200 * MS));
+    drop(call);
+    assert!(io.stats().turns < 50, "the poll went round {} times", io.stats().turns);
+}
+
+#[test]
+fn a_panic_in_a_multishot_callback_ends_its_operation() {
+    let io = proactor(Backend::IoUring);
+    let (a, mut peer) = UnixStream::pair().unwrap();
+    let a = io.adopt_socket(OwnedFd::from(a)).unwrap();
+    let pool = io.receive_pool(2, 64).unwrap();
+    let calls = Rc::new(Cell::new(0));
+    let count = calls.clone();
+    a.receive_all(&pool)
+        .on_each(move |next| {
+            count.set(count.get() + 1);
+            if matches!(next, Next::Item(_)) && count.get() == 1 {
+                std::panic::resume_unwind(Box::new("from a callback"));
+            }
+        })
+        .unwrap();
+    peer.write_all(b"one").unwrap();
+    let polled = catch_unwind(AssertUnwindSafe(|| io.poll(Wait::Forever)));
+    assert!(polled.is_err());
+    peer.write_all(b"two").unwrap();
+    turns(&io, 50);
+    drop(peer);
+    turns(&io, 50);
+    let left = io.stats().in_flight;
+    let free = pool.slab().available();
+    assert!(calls.get() > 1 || left == 0, "neither told ({calls:?}) nor ended ({left}, {free})");
+}
+
+thread_local!(static HERE: RefCell<Option<Proactor>> = const { RefCell::new(None) });
+
+struct Asks(AtomicBool);
+
+impl Wake for Asks {
+    fn wake(self: Arc<Self>) {
+        self.0.store(true, Ordering::Relaxed);
+        HERE.with(|here| {
+            let here = here.borrow();
+            let io = here.as_ref().unwrap();
+            drop(io.nop().submit().map_err(|failed| failed.error).unwrap());
+        });
+    }
+}
+
+#[test]
+fn a_waker_of_a_lease_runs_with_nothing_borrowed() {
+    let io = proactor(Backend::IoUring);
+    HERE.with(|here| *here.borrow_mut() = Some(io.clone()));
+    let slab = Slab::new(2, 64).unwrap();
+    let pool = io.receive_pool_over(&slab).unwrap();
+    let asks = Arc::new(Asks(AtomicBool::new(false)));
+    let waker = Waker::from(asks.clone());
+    let mut waiting = Box::pin(slab.lease_async());
+    assert!(waiting.as_mut().poll(&mut Context::from_waker(&waker)).is_pending());
+    drop(pool);
+    let polled = catch_unwind(AssertUnwindSafe(|| turns(&io, 20)));
+    let woken = asks.0.load(Ordering::Relaxed);
+    HERE.with(|here| drop(here.borrow_mut().take()));
+    assert!(woken);
+    assert!(polled.is_ok(), "user code ran while the engine was borrowed");
+}
+
+#[test]
+fn an_owner_dropped_in_a_panicking_poll_shuts_down() {
+    let io = proactor(Backend::IoUring);
+    let slab = Slab::new(1, 64).unwrap();
+    let (a, _peer) = UnixStream::pair().unwrap();
+    let a = io.adopt_socket(OwnedFd::from(a)).unwrap();
+    let receiving = a.recv(slab.lease().unwrap()).submit().unwrap();
+    std::mem::forget(receiving);
+    let mine = Rc::new(RefCell::new(None));
+    let inside = mine.clone();
+    io.nop()
+        .on_complete(move |_| {
+            drop(inside.borrow_mut().take());
+            std::panic::resume_unwind(Box::new("from a callback"));
+        })
+        .unwrap();
+    let handle = io.handle();
+    let borrowed = io.clone();
+    *mine.borrow_mut() = Some(io);
+    let polled = catch_unwind(AssertUnwindSafe(move || borrowed.poll(Wait::Forever)));
+    assert!(polled.is_err());
+    assert!(handle.is_closed());
+    drop(a);
+}

@@ -1,0 +1,83 @@
+//! Other threads: what a handle submits is answered, whatever the owner is doing.
+
+use super::{MS, poll_once, proactor, within};
+use dataplane::regions::Slab;
+use dataplane::{Backend, Options, Proactor, Wait};
+use std::io::Write as _;
+use std::os::fd::OwnedFd;
+use std::os::unix::net::UnixStream;
+use std::pin::Pin;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, mpsc};
+use std::task::{Context, Poll, Waker};
+use std::time::{Duration, Instant};
+
+#[test]
+fn blocking_on_a_call_of_its_own_handle_ends() {
+    within(3, "block_on(handle.call())", || {
+        let io = proactor(Backend::IoUring);
+        let handle = io.handle();
+        assert_eq!(io.block_on(handle.call(|_| 5)).unwrap().unwrap(), 5);
+    });
+}
+
+#[test]
+fn a_remote_cancel_passes_a_full_proactor() {
+    within(5, "a remote cancel at the in-flight bound", || {
+        let io = Proactor::with(Options::default().operations(1)).unwrap();
+        let handle = io.handle();
+        let mut waiting =
+            handle.sleep_until(Instant::now() + Duration::from_secs(3600)).submit().unwrap();
+        io.poll(Wait::Now).unwrap();
+        waiting.cancel();
+        while poll_once(&mut waiting).is_pending() {
+            io.poll(Wait::Until(Instant::now() + 50 * MS)).unwrap();
+        }
+    });
+}
+
+#[test]
+fn a_paused_remote_stream_resumes_every_time() {
+    within(60, "a remote stream that was paused", || {
+        let options = Options::default().undelivered(1);
+        let (send, receive) = mpsc::channel();
+        let stop = Arc::new(AtomicBool::new(false));
+        let stopping = stop.clone();
+        let owner = std::thread::spawn(move || {
+            let io = Proactor::with(options).unwrap();
+            send.send(io.handle()).unwrap();
+            while !stopping.load(Ordering::Relaxed) {
+                io.poll(Wait::Until(Instant::now() + 100 * MS)).unwrap();
+            }
+        });
+        let handle = receive.recv().unwrap();
+        let (a, mut peer) = UnixStream::pair().unwrap();
+        let slab = Slab::new(64, 64).unwrap();
+        let mut calls = Box::pin(async {
+            let socket = handle.adopt_socket(OwnedFd::from(a)).await.unwrap();
+            let pool = handle.receive_pool_over(&slab).await.unwrap();
+            (socket.receive_all(&pool).submit().unwrap(), socket, pool)
+        });
+        let (mut stream, _socket, _pool) = loop {
+            if let Poll::Ready(made) = poll_once(&mut calls) {
+                break made;
+            }
+        };
+        let mut cx = Context::from_waker(Waker::noop());
+        for round in 0..20_000 {
+            peer.write_all(b"x").unwrap();
+            let start = Instant::now();
+            loop {
+                use futures_core::Stream as _;
+                match Pin::new(&mut stream).poll_next(&mut cx) {
+                    Poll::Ready(Some(Ok(_))) => break,
+                    Poll::Ready(other) => panic!("{other:?}"),
+                    Poll::Pending => {}
+                }
+                assert!(start.elapsed() < Duration::from_secs(3), "round {round}: it stalled");
+            }
+        }
+        stop.store(true, Ordering::Relaxed);
+        owner.join().unwrap();
+    });
+}
