@@ -70,7 +70,7 @@ pub(crate) struct Groups {
 
 impl Groups {
     pub(crate) fn new(owner: u32) -> Groups {
-        Groups { owner, groups: Vec::new() }
+        Groups { owner, groups: Vec::new(), blank: None }
     }
 
     /// Whether a name was given out here, however long ago.
