@@ -14,7 +14,7 @@ use crate::runner::{descriptors, no_descriptor_left, turn};
 use crate::{Configuration, Cx};
 use dataplane::operations::Nop;
 use dataplane::{
-    File, Handle, Local, Next, OpId, OpenOptions, Operation, Proactor, ReceivePool, Registration,
+    File, Handle, Local, Next, OperationId, OpenOptions, Operation, Proactor, ReceivePool, Registration,
     Request, Socket, Wait,
 };
 use regions::{Slab, Span};
@@ -107,7 +107,7 @@ struct World<'a> {
     listener: Socket,
     file: File,
     held: Vec<Box<dyn Any>>,
-    ids: Vec<OpId>,
+    ids: Vec<OperationId>,
     registration: Option<Registration>,
 }
 
@@ -118,7 +118,7 @@ impl World<'_> {
         (self.serial, self.books.clone())
     }
 
-    fn entered(&mut self, placed: Option<OpId>) {
+    fn entered(&mut self, placed: Option<OperationId>) {
         if let Some(id) = placed {
             self.ids.push(id);
             return;
