@@ -391,22 +391,32 @@ impl Proactor {
     #[inline(always)]
     fn turns(&self, wanted: Until) -> Result<usize> {
         let inner = &self.inner;
-        let before = inner.engine.borrow().table.slots.delivered;
+        let shared = &*inner.shared;
+        // Borrowed over the whole turn, and released for every piece of user code.
+        let mut engine = inner.engine.borrow_mut();
+        let before = engine.table.slots.delivered;
         let mut woken = false;
         loop {
-            let seen = inner.shared.observe();
-            inner.engine.borrow_mut().sweep(seen);
-            inner.fire_all();
-            woken |= inner.shared.take_wake() | inner.shared.take_wake_here();
-            let delivered = inner.engine.borrow().table.slots.delivered - before;
-            let limit = if woken || delivered > 0 { Until::Now } else { wanted };
-            let mut until = inner.engine.borrow().until(limit);
-            if until != Until::Now && !inner.shared.arm(seen) {
+            let seen = shared.observe();
+            engine.sweep(seen);
+            if !engine.fire.is_empty() {
+                drop(engine);
+                inner.fire_each();
+                engine = inner.engine.borrow_mut();
+            }
+            woken |= shared.take_wake() | shared.take_wake_here();
+            let idle = engine.table.slots.delivered == before && !woken;
+            let mut until = engine.until(if idle { wanted } else { Until::Now });
+            if until != Until::Now && !shared.arm(seen) {
                 until = Until::Now;
             }
-            let waited = inner.engine.borrow_mut().wait(until);
-            inner.fire_all();
-            woken |= inner.shared.take_wake() | inner.shared.take_wake_here();
+            let waited = engine.wait(until);
+            if !engine.fire.is_empty() {
+                drop(engine);
+                inner.fire_each();
+                engine = inner.engine.borrow_mut();
+            }
+            woken |= shared.take_wake() | shared.take_wake_here();
             match waited {
                 Ok(()) => {}
                 Err(Fatal::Dropped) => {
@@ -415,7 +425,7 @@ impl Proactor {
                 }
                 Err(Fatal::Failed(errno)) => return Err(Error::from_errno("poll", errno)),
             }
-            let delivered = inner.engine.borrow().table.slots.delivered - before;
+            let delivered = engine.table.slots.delivered - before;
             let over = match wanted {
                 Until::Now => true,
                 Until::Forever => false,
