@@ -14,8 +14,8 @@ use crate::runner::{descriptors, no_descriptor_left, turn};
 use crate::{Configuration, Cx};
 use dataplane::operations::Nop;
 use dataplane::{
-    File, Handle, Local, Next, OperationId, OpenOptions, Operation, Proactor, ReceivePool, Registration,
-    Request, Socket, Wait,
+    File, Handle, Local, Next, OpenOptions, Operation, OperationId, Proactor, ReceivePool,
+    Registration, Request, Socket, Wait,
 };
 use regions::{Slab, Span};
 use std::any::Any;
