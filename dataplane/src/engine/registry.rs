@@ -140,6 +140,9 @@ impl Registry {
         }
         let found = self.entries.iter().flatten().find(|e| e.active && e.region.id() == region)?;
         let offset = (at as usize).checked_sub(found.base)?;
+        if offset + bytes <= found.chunk_bytes {
+            return u16::try_from(found.first).ok();
+        }
         let chunk = offset / found.chunk_bytes;
         if chunk != (offset + bytes - 1) / found.chunk_bytes || chunk >= found.count as usize {
             return None;

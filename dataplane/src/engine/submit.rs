@@ -85,7 +85,7 @@ impl Engine {
     /// Submits one operation: it is staged, the kernel sees it with the next wait or flush.
     /// `notify` is left with the caller when the operation is refused: what a callback holds may
     /// be the user's last handle of something, to be dropped with nothing borrowed.
-    #[inline]
+    #[inline(always)]
     pub(crate) fn submit<F: Forms + Stored>(
         &mut self,
         op: F,
@@ -99,7 +99,7 @@ impl Engine {
     }
 
     /// Puts a checked operation into a slot and starts it.
-    #[inline]
+    #[inline(always)]
     pub(crate) fn place<F: Forms + Stored>(
         &mut self,
         op: F,

@@ -147,7 +147,7 @@ impl Local {
         Rc::new(LocalDescriptor { inner: self.inner.clone(), id, surrendered })
     }
 
-    #[inline]
+    #[inline(always)]
     fn place_op<O: Operation>(
         &self,
         op: O,
@@ -169,7 +169,7 @@ impl Port for Local {
     type Submission<O: Operation> = submission::Submission<O>;
     type Stream<O: Multishot> = stream::LocalStream<O>;
 
-    #[inline]
+    #[inline(always)]
     fn submit<O: Operation>(
         self,
         op: O,

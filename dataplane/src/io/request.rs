@@ -67,7 +67,7 @@ impl<P: Port, O: Operation> Request<P, O> {
     /// # Errors
     ///
     /// A refused operation comes back whole, with the reason.
-    #[inline]
+    #[inline(always)]
     pub fn submit(self) -> Result<P::Submission<O>, Failed<O>> {
         let submitted = self.port.submit(self.op, self.deadline_ns);
         drop(self.last);

@@ -43,6 +43,7 @@ impl<O: Operation> Submission<O> {
     }
 
     /// The result if there is one, without waiting. None before the end, and after it was taken.
+    #[inline(always)]
     pub fn try_take(&mut self) -> Option<Result<O::Output<Local>, Failed<O>>> {
         if self.id == TAKEN {
             return None;
@@ -72,7 +73,7 @@ impl<O: Operation> Submission<O> {
         drop(self.port.inner.with("detach", |engine| engine.detach(id)));
     }
 
-    #[inline]
+    #[inline(always)]
     fn take(&mut self, waker: Option<&Waker>) -> Poll<Result<O::Output<Local>, Failed<O>>> {
         let mut engine = match self.port.inner.enter("await") {
             Ok(engine) => engine,

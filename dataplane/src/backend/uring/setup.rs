@@ -60,7 +60,16 @@ impl Setup {
         if self.iopoll {
             builder.setup_iopoll();
         }
-        let uring = builder.build(self.sq_entries).map_err(Refusal::explain)?;
+        // Entries are taken in order anyway, so the array of indices is left out where the
+        // kernel can do without (since 6.6): one line less to write for each entry.
+        let mut plain = builder.clone();
+        let uring = match plain.setup_no_sqarray().build(self.sq_entries) {
+            Err(error) if error.raw_os_error() == Some(libc::EINVAL) => {
+                builder.build(self.sq_entries)
+            }
+            made => made,
+        };
+        let uring = uring.map_err(Refusal::explain)?;
         if !uring.params().is_feature_nodrop() || !uring.params().is_feature_ext_arg() {
             return Err(Refusal { errno: libc::EOPNOTSUPP, advice: TOO_OLD }.into());
         }
