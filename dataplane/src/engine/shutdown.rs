@@ -80,6 +80,8 @@ impl Engine {
             self.counters.leaked = stuck.len() as u64;
             return Some(Leaked { operations: stuck.len() as u32 });
         }
+        let unused = self.table.groups.take_unused();
+        self.fire.push_back(Fire::Drop(Box::new(unused)));
         for index in self.table.groups.indexes() {
             let group = self.table.groups.at(index);
             if group.is_live() {

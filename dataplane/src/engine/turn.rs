@@ -157,6 +157,10 @@ impl Engine {
 
     /// Hands returned buffers to the kernel and lets receives go on that waited for them.
     pub(crate) fn fill_pools(&mut self) {
+        if self.table.groups.has_unused() {
+            let unused = self.table.groups.take_unused();
+            self.fire.push_back(Fire::Drop(Box::new(unused)));
+        }
         for index in self.table.groups.indexes() {
             let group = self.table.groups.at(index);
             if !group.is_live() {

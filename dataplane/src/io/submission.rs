@@ -87,10 +87,11 @@ impl<O: Operation> Submission<O> {
             return Poll::Ready(Err(Failed::lost(error)));
         };
         if slot.state != State::Done {
-            let stale = waker.and_then(|waker| slot.notify.await_by(waker));
+            let Some(waker) = waker.filter(|waker| !slot.notify.tells(waker)) else {
+                return Poll::Pending;
+            };
             drop(engine);
-            drop(stale);
-            return Poll::Pending;
+            return self.wait_for(waker);
         }
         let index = self.id.index();
         self.id = TAKEN;
@@ -103,6 +104,23 @@ impl<O: Operation> Submission<O> {
         let (op, outcome) = engine.take_finished::<O>(index);
         drop(engine);
         Poll::Ready(conclude(op, outcome, &self.port))
+    }
+}
+
+impl<O: Operation> Submission<O> {
+    /// Leaves a waker. It is cloned with nothing borrowed, and whatever that does may have ended
+    /// the operation, so its end is looked for once more.
+    fn wait_for(&mut self, waker: &Waker) -> Poll<Result<O::Output<Local>, Failed<O>>> {
+        let fresh = waker.clone();
+        let id = self.id;
+        let left = self.port.inner.with("await", |engine| match engine.table.slots.find(id) {
+            Some(slot) if slot.state != State::Done => Ok(slot.notify.tell(fresh)),
+            _ => Err(fresh),
+        });
+        match left {
+            Ok(Ok(_stale)) => Poll::Pending,
+            _ => self.take(None),
+        }
     }
 }
 

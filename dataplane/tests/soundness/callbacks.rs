@@ -3,16 +3,13 @@
 
 use super::{MS, proactor, turns};
 use dataplane::regions::Slab;
-use dataplane::{Backend, Next, Proactor, Wait};
+use dataplane::{Backend, Next, Wait};
 use std::cell::{Cell, RefCell};
 use std::io::Write as _;
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::rc::Rc;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::task::{Context, Wake, Waker};
 use std::time::Instant;
 
 #[test]
@@ -51,39 +48,6 @@ fn a_panic_in_a_multishot_callback_ends_its_operation() {
     let left = io.stats().in_flight;
     let free = pool.slab().available();
     assert!(calls.get() > 1 || left == 0, "neither told ({calls:?}) nor ended ({left}, {free})");
-}
-
-thread_local!(static HERE: RefCell<Option<Proactor>> = const { RefCell::new(None) });
-
-struct Asks(AtomicBool);
-
-impl Wake for Asks {
-    fn wake(self: Arc<Self>) {
-        self.0.store(true, Ordering::Relaxed);
-        HERE.with(|here| {
-            let here = here.borrow();
-            let io = here.as_ref().unwrap();
-            drop(io.nop().submit().map_err(|failed| failed.error).unwrap());
-        });
-    }
-}
-
-#[test]
-fn a_waker_of_a_lease_runs_with_nothing_borrowed() {
-    let io = proactor(Backend::IoUring);
-    HERE.with(|here| *here.borrow_mut() = Some(io.clone()));
-    let slab = Slab::new(2, 64).unwrap();
-    let pool = io.receive_pool_over(&slab).unwrap();
-    let asks = Arc::new(Asks(AtomicBool::new(false)));
-    let waker = Waker::from(asks.clone());
-    let mut waiting = Box::pin(slab.lease_async());
-    assert!(waiting.as_mut().poll(&mut Context::from_waker(&waker)).is_pending());
-    drop(pool);
-    let polled = catch_unwind(AssertUnwindSafe(|| turns(&io, 20)));
-    let woken = asks.0.load(Ordering::Relaxed);
-    HERE.with(|here| drop(here.borrow_mut().take()));
-    assert!(woken);
-    assert!(polled.is_ok(), "user code ran while the engine was borrowed");
 }
 
 #[test]
