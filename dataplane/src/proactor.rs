@@ -446,15 +446,15 @@ impl Proactor {
     pub fn flush(&self) -> Result<()> {
         const NAME: &str = "flush";
         self.inner.with(NAME, |engine| {
-            let Engine { backend, table, .. } = engine;
+            let Engine { backend, table, poisoned, .. } = engine;
             match backend.as_mut().map(|backend| backend.flush(table)) {
                 Some(Ok(())) => Ok(()),
                 Some(Err(Fatal::Failed(errno))) => Err(Error::from_errno(NAME, errno)),
-                Some(Err(Fatal::Dropped)) => {
+                None if !*poisoned => Err(inbox::gone(NAME)),
+                Some(Err(Fatal::Dropped)) | None => {
                     let message = "the kernel dropped completions; make a new proactor";
                     Err(Error::new(NAME, ErrorKind::DataLoss, message))
                 }
-                None => Err(inbox::gone(NAME)),
             }
         })?
     }

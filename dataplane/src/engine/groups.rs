@@ -127,6 +127,11 @@ impl Groups {
         self.find(id)?.slab.as_ref()?.try_lease()
     }
 
+    /// Nobody waits for buffers any more.
+    pub(crate) fn forget_parked(&mut self) {
+        self.groups.iter_mut().for_each(|group| group.parked.clear());
+    }
+
     /// Keeps a lease until it can be dropped with nothing borrowed: others may wait for it.
     pub(crate) fn put_aside(&mut self, lease: Lease) {
         self.unused.push(lease);

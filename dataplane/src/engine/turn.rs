@@ -279,6 +279,7 @@ impl Engine {
         let mut events = std::mem::take(&mut self.events);
         let waited = match &mut self.backend {
             Some(backend) => backend.wait_flat(until, &mut self.table, &mut events),
+            None if self.poisoned => Err(Fatal::Dropped),
             None => Ok(()),
         };
         for event in &events {
@@ -286,25 +287,10 @@ impl Engine {
         }
         events.clear();
         self.events = events;
-        if matches!(waited, Err(Fatal::Dropped)) {
+        if matches!(waited, Err(Fatal::Dropped)) && !self.poisoned {
             self.poison();
         }
         waited
-    }
-
-    /// Completions were lost: nobody may wait for what will never come.
-    fn poison(&mut self) {
-        self.poisoned = true;
-        let live: Vec<OpId> = self
-            .table
-            .slots
-            .live()
-            .filter(|(_, slot, _)| slot.state != State::Done)
-            .map(|(index, slot, _)| OpId::new(index, slot.generation))
-            .collect();
-        for id in live {
-            self.give_up(id.index(), libc::EBADR, Reason::Kernel);
-        }
     }
 
     /// Takes the next thing to run off the fire list.
