@@ -27,7 +27,7 @@ use crate::io::Local;
 use crate::io::operation_id::OperationId;
 use crate::options::{Backend, Options};
 use crate::remote::handle::Handle;
-use crate::remote::inbox::{self, Shared};
+use crate::remote::inbox::{self, Left, Shared};
 use crate::sys::fork::Origin;
 use crate::sys::helpers::Helpers;
 use std::cell::{Cell, RefCell, RefMut};
@@ -167,8 +167,25 @@ impl Inner {
     /// The handle of an operation is gone.
     pub(crate) fn abandon(&self, id: OpId) {
         // What comes out is the user's to drop, with nothing borrowed.
-        let parts = self.with("drop a submission", |engine| engine.abandon(id));
-        drop(parts);
+        match self.with("drop a submission", |engine| engine.abandon(id)) {
+            Ok(parts) => drop(parts),
+            Err(error) => self.leave(&error, Left::Dropped(id)),
+        }
+    }
+
+    /// The handle of an operation is gone, and the operation goes on.
+    pub(crate) fn detach(&self, id: OpId) {
+        match self.with("detach", |engine| engine.detach(id)) {
+            Ok(waker) => drop(waker),
+            Err(error) => self.leave(&error, Left::Detached(id)),
+        }
+    }
+
+    fn leave(&self, error: &Error, left: Left) {
+        // In a forked child there is nothing to leave.
+        if error.kind() == ErrorKind::Busy {
+            self.shared.leave(left);
+        }
     }
 
     /// Runs user code for everything on the fire list.

@@ -9,7 +9,7 @@ use super::slots::{Notify, State};
 use super::{Engine, Fire, Outcome, Reason, deadlines};
 use crate::backend::{Event, Fatal, OpId, Until};
 use crate::op::Op;
-use crate::remote::inbox::{Command, ForeignCall};
+use crate::remote::inbox::{Command, ForeignCall, Left};
 
 /// Most foreign commands taken in one turn.
 const COMMANDS_PER_TURN: usize = 256;
@@ -130,6 +130,13 @@ impl Engine {
     /// Sweeps the bit maps of what was dropped on other threads.
     fn take_returns(&mut self) {
         let shared = self.table.shared.clone();
+        for left in shared.take_left() {
+            let parts = match left {
+                Left::Dropped(id) => self.abandon(id),
+                Left::Detached(id) => (self.detach(id), None, None),
+            };
+            self.fire.push_back(Fire::Drop(Box::new(parts)));
+        }
         let returns = &shared.returns;
         if !returns.operations.is_empty() {
             returns.operations.drain(|index| {
