@@ -1,6 +1,7 @@
 //! How a proactor is set up.
 
 use crate::capability::Capabilities;
+use crate::error::{Error, ErrorKind, Result};
 use std::fmt;
 use std::str::FromStr;
 use std::time::Duration;
@@ -136,6 +137,32 @@ macro_rules! setters {
             })*
         }
     };
+}
+
+impl Options {
+    /// Refuses what no proactor can be made with.
+    pub(crate) fn check(&self, name: &'static str) -> Result<()> {
+        let invalid = |message: String| Err(Error::new(name, ErrorKind::InvalidArgument, message));
+        if self.operations == 0 || self.operations > MAX_OPERATIONS {
+            return invalid(format!("operations must be 1 to {MAX_OPERATIONS}"));
+        }
+        if self.inbox == 0 || self.inbox > 1 << 20 {
+            return invalid("inbox must be 1 to 1048576".into());
+        }
+        if self.descriptors == 0 || self.descriptors > 1 << 20 {
+            return invalid("descriptors must be 1 to 1048576".into());
+        }
+        if self.undelivered == 0 {
+            return invalid("undelivered must be at least 1".into());
+        }
+        if self.helpers > 1024 {
+            return invalid("helpers must be 0 to 1024".into());
+        }
+        if self.sqpoll.is_some_and(|sqpoll| sqpoll.idle < Duration::from_millis(1)) {
+            return invalid("the SQPOLL idle time must be at least 1 ms (0 would mean 1 s)".into());
+        }
+        Ok(())
+    }
 }
 
 setters! {

@@ -10,7 +10,8 @@
 //! # Callbacks and borrows
 //!
 //! The engine is behind a `RefCell` that is never borrowed while user code runs. A panic in a
-//! callback leaves `poll`; what was to be told after it is told by the next poll.
+//! callback leaves `poll`; what was to be told after it is told by the next poll. A multishot
+//! operation whose callback panicked is cancelled.
 
 use crate::backend::{self, Fatal, OpId, Until};
 use crate::capability::Capabilities;
@@ -20,13 +21,13 @@ use crate::engine::shutdown::Leaked;
 use crate::engine::slots::most_slots;
 use crate::engine::table::Table;
 use crate::engine::turn::{Next, Ready};
-use crate::engine::{Engine, Reason};
+use crate::engine::{Engine, Fire, Reason};
 use crate::error::{Error, ErrorKind, Result};
 use crate::io::Local;
 use crate::io::operation_id::OperationId;
-use crate::options::{Backend, MAX_OPERATIONS, Options};
+use crate::options::{Backend, Options};
 use crate::remote::handle::Handle;
-use crate::remote::inbox::{self, Shared};
+use crate::remote::inbox::{self, Left, Shared};
 use crate::sys::fork::Origin;
 use crate::sys::helpers::Helpers;
 use std::cell::{Cell, RefCell, RefMut};
@@ -166,8 +167,25 @@ impl Inner {
     /// The handle of an operation is gone.
     pub(crate) fn abandon(&self, id: OpId) {
         // What comes out is the user's to drop, with nothing borrowed.
-        let parts = self.with("drop a submission", |engine| engine.abandon(id));
-        drop(parts);
+        match self.with("drop a submission", |engine| engine.abandon(id)) {
+            Ok(parts) => drop(parts),
+            Err(error) => self.leave(&error, Left::Dropped(id)),
+        }
+    }
+
+    /// The handle of an operation is gone, and the operation goes on.
+    pub(crate) fn detach(&self, id: OpId) {
+        match self.with("detach", |engine| engine.detach(id)) {
+            Ok(waker) => drop(waker),
+            Err(error) => self.leave(&error, Left::Detached(id)),
+        }
+    }
+
+    fn leave(&self, error: &Error, left: Left) {
+        // In a forked child there is nothing to leave.
+        if error.kind() == ErrorKind::Busy {
+            self.shared.leave(left);
+        }
     }
 
     /// Runs user code for everything on the fire list.
@@ -195,8 +213,18 @@ impl Inner {
             Ready::Once(callback, op, outcome) => callback(op, outcome),
             Ready::End(mut callback, op, outcome) => callback(true, op, outcome),
             Ready::Each(id, mut callback, outcome) => {
-                callback(false, None, outcome);
-                self.engine.borrow_mut().put_back(id, callback);
+                let told = catch_unwind(AssertUnwindSafe(|| callback(false, None, outcome)));
+                let mut engine = self.engine.borrow_mut();
+                match told {
+                    Ok(()) => engine.put_back(id, callback),
+                    // It is not called again; what it holds is dropped by a later poll.
+                    Err(panic) => {
+                        let parts = engine.abandon(id);
+                        engine.fire.push_back(Fire::Drop(Box::new((callback, parts))));
+                        drop(engine);
+                        resume_unwind(panic);
+                    }
+                }
             }
             Ready::Call(call) => {
                 let lent = Proactor::lend(self);
@@ -287,7 +315,7 @@ impl Proactor {
     /// run out; with an explicit backend, Unavailable with the reason.
     pub fn with(options: Options) -> Result<Proactor> {
         const NAME: &str = "make a proactor";
-        check_options(NAME, &options)?;
+        options.check(NAME)?;
         let bound = options.operations.next_power_of_two();
         let slots = most_slots(bound);
         let shared = Shared::new(&options.name, options.inbox, slots, options.descriptors)
@@ -445,15 +473,15 @@ impl Proactor {
     pub fn flush(&self) -> Result<()> {
         const NAME: &str = "flush";
         self.inner.with(NAME, |engine| {
-            let Engine { backend, table, .. } = engine;
+            let Engine { backend, table, poisoned, .. } = engine;
             match backend.as_mut().map(|backend| backend.flush(table)) {
                 Some(Ok(())) => Ok(()),
                 Some(Err(Fatal::Failed(errno))) => Err(Error::from_errno(NAME, errno)),
-                Some(Err(Fatal::Dropped)) => {
+                None if !*poisoned => Err(inbox::gone(NAME)),
+                Some(Err(Fatal::Dropped)) | None => {
                     let message = "the kernel dropped completions; make a new proactor";
                     Err(Error::new(NAME, ErrorKind::DataLoss, message))
                 }
-                None => Err(inbox::gone(NAME)),
             }
         })?
     }
@@ -587,27 +615,4 @@ impl fmt::Debug for Proactor {
             .field("backend", &self.backend())
             .finish_non_exhaustive()
     }
-}
-
-fn check_options(name: &'static str, options: &Options) -> Result<()> {
-    let invalid = |message: String| Err(Error::new(name, ErrorKind::InvalidArgument, message));
-    if options.operations == 0 || options.operations > MAX_OPERATIONS {
-        return invalid(format!("operations must be 1 to {MAX_OPERATIONS}"));
-    }
-    if options.inbox == 0 || options.inbox > 1 << 20 {
-        return invalid("inbox must be 1 to 1048576".into());
-    }
-    if options.descriptors == 0 || options.descriptors > 1 << 20 {
-        return invalid("descriptors must be 1 to 1048576".into());
-    }
-    if options.undelivered == 0 {
-        return invalid("undelivered must be at least 1".into());
-    }
-    if options.helpers > 1024 {
-        return invalid("helpers must be 0 to 1024".into());
-    }
-    if options.sqpoll.is_some_and(|sqpoll| sqpoll.idle < Duration::from_millis(1)) {
-        return invalid("the SQPOLL idle time must be at least 1 ms (0 would mean 1 s)".into());
-    }
-    Ok(())
 }

@@ -310,6 +310,11 @@ impl Descriptors {
         self.open -= 1;
     }
 
+    /// No close waits for a descriptor to become idle any more.
+    pub(crate) fn forget_waiting(&mut self) {
+        self.entries.iter_mut().for_each(|entry| entry.closer = NONE);
+    }
+
     /// How many entries are taken.
     pub(crate) fn used(&self) -> usize {
         self.open

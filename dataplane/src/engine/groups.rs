@@ -66,11 +66,13 @@ pub(crate) struct Groups {
     groups: Vec<Group>,
     /// Where leases without room are split from; made when the first is wanted.
     blank: Option<Lease>,
+    /// Leases an attempt took and had no use for.
+    unused: Vec<Lease>,
 }
 
 impl Groups {
     pub(crate) fn new(owner: u32) -> Groups {
-        Groups { owner, groups: Vec::new(), blank: None }
+        Groups { owner, groups: Vec::new(), blank: None, unused: Vec::new() }
     }
 
     /// Whether a name was given out here, however long ago.
@@ -123,6 +125,25 @@ impl Groups {
     /// A lease for a receive that carries its own buffer.
     pub(crate) fn lease(&mut self, id: PoolId) -> Option<Lease> {
         self.find(id)?.slab.as_ref()?.try_lease()
+    }
+
+    /// Nobody waits for buffers any more.
+    pub(crate) fn forget_parked(&mut self) {
+        self.groups.iter_mut().for_each(|group| group.parked.clear());
+    }
+
+    /// Keeps a lease until it can be dropped with nothing borrowed: others may wait for it.
+    pub(crate) fn put_aside(&mut self, lease: Lease) {
+        self.unused.push(lease);
+    }
+
+    pub(crate) fn has_unused(&self) -> bool {
+        !self.unused.is_empty()
+    }
+
+    /// What was put aside, to be dropped with nothing borrowed.
+    pub(crate) fn take_unused(&mut self) -> Vec<Lease> {
+        std::mem::take(&mut self.unused)
     }
 
     pub(crate) fn is_empty(&self) -> bool {

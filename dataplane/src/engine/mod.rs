@@ -7,6 +7,7 @@ pub(crate) mod deadlines;
 pub(crate) mod descriptors;
 pub(crate) mod groups;
 pub(crate) mod path;
+pub(crate) mod poison;
 pub(crate) mod registry;
 pub(crate) mod report;
 pub(crate) mod scratch;

@@ -63,23 +63,29 @@ impl Engine {
         for index in &stuck {
             self.give_up(*index, libc::ECANCELED, Reason::Shutdown);
         }
+        // After lost completions the kernel may have what was given up then.
+        let leak = !stuck.is_empty() || self.poisoned;
         for index in self.table.descriptors.open_indexes() {
             let descriptor = self.table.descriptors.at(index);
             // Operations that were given up may still use the number.
-            match stuck.is_empty() {
-                true => drop(descriptor.surrender()),
-                false => std::mem::forget(descriptor.surrender()),
+            match leak {
+                false => drop(descriptor.surrender()),
+                true => std::mem::forget(descriptor.surrender()),
             }
         }
-        let mut backend = self.backend.take()?;
-        if !stuck.is_empty() {
+        let backend = self.backend.take();
+        if leak {
             std::mem::forget(backend);
             self.table.slots.leak_scratch();
             std::mem::forget(std::mem::take(&mut self.table.groups));
             std::mem::forget(std::mem::take(&mut self.table.registry));
-            self.counters.leaked = stuck.len() as u64;
-            return Some(Leaked { operations: stuck.len() as u32 });
+            self.counters.leaked += stuck.len() as u64;
+            let operations = self.counters.leaked as u32;
+            return (operations > 0).then_some(Leaked { operations });
         }
+        let mut backend = backend?;
+        let unused = self.table.groups.take_unused();
+        self.fire.push_back(Fire::Drop(Box::new(unused)));
         for index in self.table.groups.indexes() {
             let group = self.table.groups.at(index);
             if group.is_live() {

@@ -66,13 +66,18 @@ pub(crate) enum Notify {
 }
 
 impl Notify {
-    /// Tells this waker from now on; the one before it comes back, to be dropped elsewhere.
+    /// Whether this waker is told already.
     #[inline]
-    pub(crate) fn await_by(&mut self, waker: &Waker) -> Option<Notify> {
-        match self {
-            Notify::Waker(old) if old.will_wake(waker) => None,
-            _ => Some(std::mem::replace(self, Notify::Waker(waker.clone()))),
-        }
+    pub(crate) fn tells(&self, waker: &Waker) -> bool {
+        matches!(self, Notify::Waker(own) if own.will_wake(waker))
+    }
+
+    /// Tells a waker from now on. Both are user code: `fresh` was cloned with nothing borrowed,
+    /// and the one before it comes back to be dropped so.
+    #[inline]
+    #[must_use = "a waker is dropped with nothing borrowed"]
+    pub(crate) fn tell(&mut self, fresh: Waker) -> Notify {
+        std::mem::replace(self, Notify::Waker(fresh))
     }
 }
 

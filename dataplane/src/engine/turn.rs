@@ -9,7 +9,7 @@ use super::slots::{Notify, State};
 use super::{Engine, Fire, Outcome, Reason, deadlines};
 use crate::backend::{Event, Fatal, OpId, Until};
 use crate::op::Op;
-use crate::remote::inbox::{Command, ForeignCall};
+use crate::remote::inbox::{Command, ForeignCall, Left};
 
 /// Most foreign commands taken in one turn.
 const COMMANDS_PER_TURN: usize = 256;
@@ -130,6 +130,13 @@ impl Engine {
     /// Sweeps the bit maps of what was dropped on other threads.
     fn take_returns(&mut self) {
         let shared = self.table.shared.clone();
+        for left in shared.take_left() {
+            let parts = match left {
+                Left::Dropped(id) => self.abandon(id),
+                Left::Detached(id) => (self.detach(id), None, None),
+            };
+            self.fire.push_back(Fire::Drop(Box::new(parts)));
+        }
         let returns = &shared.returns;
         if !returns.operations.is_empty() {
             returns.operations.drain(|index| {
@@ -157,6 +164,10 @@ impl Engine {
 
     /// Hands returned buffers to the kernel and lets receives go on that waited for them.
     pub(crate) fn fill_pools(&mut self) {
+        if self.table.groups.has_unused() {
+            let unused = self.table.groups.take_unused();
+            self.fire.push_back(Fire::Drop(Box::new(unused)));
+        }
         for index in self.table.groups.indexes() {
             let group = self.table.groups.at(index);
             if !group.is_live() {
@@ -275,6 +286,7 @@ impl Engine {
         let mut events = std::mem::take(&mut self.events);
         let waited = match &mut self.backend {
             Some(backend) => backend.wait_flat(until, &mut self.table, &mut events),
+            None if self.poisoned => Err(Fatal::Dropped),
             None => Ok(()),
         };
         for event in &events {
@@ -282,25 +294,10 @@ impl Engine {
         }
         events.clear();
         self.events = events;
-        if matches!(waited, Err(Fatal::Dropped)) {
+        if matches!(waited, Err(Fatal::Dropped)) && !self.poisoned {
             self.poison();
         }
         waited
-    }
-
-    /// Completions were lost: nobody may wait for what will never come.
-    fn poison(&mut self) {
-        self.poisoned = true;
-        let live: Vec<OpId> = self
-            .table
-            .slots
-            .live()
-            .filter(|(_, slot, _)| slot.state != State::Done)
-            .map(|(index, slot, _)| OpId::new(index, slot.generation))
-            .collect();
-        for id in live {
-            self.give_up(id.index(), libc::EBADR, Reason::Kernel);
-        }
     }
 
     /// Takes the next thing to run off the fire list.

@@ -39,6 +39,8 @@ pub struct LocalStream<O: Multishot> {
 
 enum Step {
     Pending,
+    /// Pending, and the waker is not known yet.
+    Unknown,
     Item(Outcome),
     End(Option<Outcome>, Option<Op>),
 }
@@ -74,7 +76,6 @@ impl<O: Multishot> LocalStream<O> {
         if self.over {
             return Poll::Ready(None);
         }
-        let mut stale = None;
         let step = self.inner.with("await", |engine| {
             let index = self.id.index();
             if engine.table.slots.find(self.id).is_none() {
@@ -93,12 +94,14 @@ impl<O: Multishot> LocalStream<O> {
                 let (op, outcome) = engine.take_finished(index);
                 return Step::End(Some(outcome), op);
             }
-            stale = waker.and_then(|waker| slot.notify.await_by(waker));
-            Step::Pending
+            match waker {
+                Some(waker) if !slot.notify.tells(waker) => Step::Unknown,
+                _ => Step::Pending,
+            }
         });
-        drop(stale);
         match step {
             Ok(Step::Pending) => Poll::Pending,
+            Ok(Step::Unknown) => waker.map_or(Poll::Pending, |waker| self.wait_for(waker)),
             Ok(Step::Item(outcome)) => {
                 let port = Local { inner: self.inner.clone() };
                 Poll::Ready(O::item(outcome, &port).transpose())
@@ -112,6 +115,29 @@ impl<O: Multishot> LocalStream<O> {
                 self.over = true;
                 Poll::Ready(Some(Err(error)))
             }
+        }
+    }
+}
+
+impl<O: Multishot> LocalStream<O> {
+    /// Leaves a waker, cloned with nothing borrowed, unless there is something by now.
+    fn wait_for(&mut self, waker: &Waker) -> Poll<Option<Result<O::Output<Local>>>> {
+        let fresh = waker.clone();
+        let id = self.id;
+        let left = self.inner.with("await", |engine| {
+            let pending = |body: &crate::engine::slots::Body| {
+                body.backlog.as_ref().is_none_or(|backlog| backlog.results.is_empty())
+            };
+            match engine.table.slots.find(id).is_some_and(|slot| slot.state != State::Done)
+                && pending(engine.table.slots.body(id.index()))
+            {
+                true => Ok(engine.table.slots.at(id.index()).notify.tell(fresh)),
+                false => Err(fresh),
+            }
+        });
+        match left {
+            Ok(Ok(_stale)) => Poll::Pending,
+            _ => self.step(None),
         }
     }
 }

@@ -70,7 +70,7 @@ impl<O: Operation> Submission<O> {
     /// Lets the operation run on its own; what it brings is dropped when it ends.
     pub fn detach(mut self) {
         let id = std::mem::replace(&mut self.id, TAKEN);
-        drop(self.port.inner.with("detach", |engine| engine.detach(id)));
+        self.port.inner.detach(id);
     }
 
     #[inline(always)]
@@ -87,10 +87,11 @@ impl<O: Operation> Submission<O> {
             return Poll::Ready(Err(Failed::lost(error)));
         };
         if slot.state != State::Done {
-            let stale = waker.and_then(|waker| slot.notify.await_by(waker));
+            let Some(waker) = waker.filter(|waker| !slot.notify.tells(waker)) else {
+                return Poll::Pending;
+            };
             drop(engine);
-            drop(stale);
-            return Poll::Pending;
+            return self.wait_for(waker);
         }
         let index = self.id.index();
         self.id = TAKEN;
@@ -103,6 +104,23 @@ impl<O: Operation> Submission<O> {
         let (op, outcome) = engine.take_finished::<O>(index);
         drop(engine);
         Poll::Ready(conclude(op, outcome, &self.port))
+    }
+}
+
+impl<O: Operation> Submission<O> {
+    /// Leaves a waker. It is cloned with nothing borrowed, and whatever that does may have ended
+    /// the operation, so its end is looked for once more.
+    fn wait_for(&mut self, waker: &Waker) -> Poll<Result<O::Output<Local>, Failed<O>>> {
+        let fresh = waker.clone();
+        let id = self.id;
+        let left = self.port.inner.with("await", |engine| match engine.table.slots.find(id) {
+            Some(slot) if slot.state != State::Done => Ok(slot.notify.tell(fresh)),
+            _ => Err(fresh),
+        });
+        match left {
+            Ok(Ok(_stale)) => Poll::Pending,
+            _ => self.take(None),
+        }
     }
 }
 
@@ -169,5 +187,28 @@ impl<O: Operation> Drop for RemoteSubmission<O> {
         if !self.taken && self.handle.shared().origin.is_here() {
             self.cell.abandon(self.handle.shared());
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::{Backend, Options, Proactor, Wait};
+    use std::time::{Duration, Instant};
+
+    #[test]
+    fn a_handle_that_goes_while_the_engine_is_at_work_is_seen_to_by_the_next_poll() {
+        let io = Proactor::with(Options::default().backend(Backend::Epoll)).expect("proactor");
+        let later = Instant::now() + Duration::from_secs(3600);
+        let sleeping = io.sleep_until(later).submit().expect("room");
+        let running = io.nop().submit().expect("room");
+        let engine = io.inner().enter("test").expect("nothing is borrowed");
+        drop(sleeping);
+        running.detach();
+        drop(engine);
+        for _ in 0..4 {
+            io.poll(Wait::Now).expect("poll");
+        }
+        let slots = io.inner().with("test", |engine| engine.table.slots.live().count());
+        assert_eq!(slots.expect("nothing is borrowed"), 0, "cancelled, ended, and freed");
     }
 }

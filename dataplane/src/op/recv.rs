@@ -251,6 +251,8 @@ pub struct RecvPool {
 }
 
 /// Receives into buffers of a pool until the stream ends or it is cancelled: a stream of leases.
+/// Of a datagram socket each lease is one datagram; an empty one is a lease of length 0 and ends
+/// nothing.
 ///
 /// When the pool is dry it pauses, and resumes by itself when buffers come back; no data is lost
 /// and the socket lives. Dropping the stream returns what was received and not taken to the pool:
@@ -302,12 +304,17 @@ impl PoolArm {
             return Attempt::Done(-libc::ENOBUFS);
         };
         match calls::recv(cx.fd(), &mut lease, 0) {
-            result if result == -libc::EAGAIN => Attempt::Blocked(Interest::READABLE),
-            result => {
-                if result > 0 {
-                    self.held = Some(lease);
-                }
+            result if result == -libc::EAGAIN => {
+                cx.groups.put_aside(lease);
+                Attempt::Blocked(Interest::READABLE)
+            }
+            result @ 1.. => {
+                self.held = Some(lease);
                 Attempt::Done(result)
+            }
+            nothing => {
+                cx.groups.put_aside(lease);
+                Attempt::Done(nothing)
             }
         }
     }
@@ -361,7 +368,7 @@ pool_forms!(RecvPool, false);
 pool_forms!(RecvMany, true);
 
 impl Operation for RecvPool {
-    /// None at the end of the stream.
+    /// None at the end of the stream; an empty datagram is a lease of length 0.
     type Output<P: Port> = Option<Filled>;
 
     fn finish<P: Port>(self, outcome: Outcome, _: &P) -> Result<Option<Filled>, Failed<Self>> {

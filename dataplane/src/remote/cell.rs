@@ -123,6 +123,15 @@ impl Cell {
 
     /// The next result, or the end.
     pub(crate) fn poll(&self, shared: &Shared, cx: &mut Context<'_>) -> Poll<Taken> {
+        match self.step(shared, Err(cx.waker())) {
+            // Cloned outside the lock: a waker is user code.
+            None => self.step(shared, Ok(cx.waker().clone())).unwrap_or(Poll::Pending),
+            Some(step) => step,
+        }
+    }
+
+    /// None: pending, and this waker is not known yet.
+    fn step(&self, shared: &Shared, waker: Result<Waker, &Waker>) -> Option<Poll<Taken>> {
         let mut state = self.lock();
         if let Some(outcome) = state.results.pop_front() {
             let resume = state.paused && state.results.is_empty();
@@ -135,18 +144,20 @@ impl Cell {
                 shared.returns.resumes.insert(id.index() as usize);
                 shared.announce();
             }
-            return Poll::Ready(Taken::Result(outcome));
+            return Some(Poll::Ready(Taken::Result(outcome)));
         }
         if let Some((op, outcome)) = state.end.take() {
-            return Poll::Ready(Taken::End(op, outcome));
+            drop(state);
+            return Some(Poll::Ready(Taken::End(op, outcome)));
         }
-        let stale = match &mut state.waker {
-            Some(waker) if waker.will_wake(cx.waker()) => None,
-            waker => waker.replace(cx.waker().clone()),
+        let stale = match waker {
+            Ok(fresh) => state.waker.replace(fresh),
+            Err(waker) if state.waker.as_ref().is_some_and(|own| own.will_wake(waker)) => None,
+            Err(_) => return None,
         };
         drop(state);
         drop(stale);
-        Poll::Pending
+        Some(Poll::Pending)
     }
 
     /// Asks for the end: by name when it runs, by a mark when it still stands in the inbox.

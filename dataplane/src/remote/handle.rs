@@ -193,6 +193,27 @@ pub struct Call<T> {
     refused: Option<Error>,
 }
 
+impl<T> Call<T> {
+    /// None: pending, and this waker is not known yet.
+    fn step(&self, waker: Result<Waker, &Waker>) -> Option<Poll<Result<T>>> {
+        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(value) = state.value.take() {
+            return Some(Poll::Ready(Ok(value)));
+        }
+        if state.over {
+            return Some(Poll::Ready(Err(inbox::gone("call"))));
+        }
+        let stale = match waker {
+            Ok(fresh) => state.waker.replace(fresh),
+            Err(waker) if state.waker.as_ref().is_some_and(|own| own.will_wake(waker)) => None,
+            Err(_) => return None,
+        };
+        drop(state);
+        drop(stale);
+        Some(Poll::Pending)
+    }
+}
+
 impl<T> Future for Call<T> {
     type Output = Result<T>;
 
@@ -200,14 +221,10 @@ impl<T> Future for Call<T> {
         if let Some(error) = self.refused.take() {
             return Poll::Ready(Err(error));
         }
-        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(value) = state.value.take() {
-            return Poll::Ready(Ok(value));
+        match self.step(Err(cx.waker())) {
+            // Cloned outside the lock: a waker is user code.
+            None => self.step(Ok(cx.waker().clone())).unwrap_or(Poll::Pending),
+            Some(step) => step,
         }
-        if state.over {
-            return Poll::Ready(Err(inbox::gone("call")));
-        }
-        state.waker = Some(cx.waker().clone());
-        Poll::Pending
     }
 }

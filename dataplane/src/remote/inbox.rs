@@ -74,6 +74,15 @@ pub(crate) struct Returns {
     pub(crate) registrations: IndexSet,
 }
 
+/// An operation whose handle went while the engine was at work.
+#[derive(Clone, Copy)]
+pub(crate) enum Left {
+    /// Dropped: it is cancelled.
+    Dropped(OpId),
+    /// Detached: it goes on.
+    Detached(OpId),
+}
+
 /// What the poll owner shares with every other thread.
 pub(crate) struct Shared {
     queue: ArrayQueue<Command>,
@@ -82,6 +91,8 @@ pub(crate) struct Shared {
     pub(crate) returns: Returns,
     helped: Mutex<Vec<(OpId, i32)>>,
     has_helped: AtomicBool,
+    left: Mutex<Vec<Left>>,
+    has_left: AtomicBool,
     closed: AtomicBool,
     /// A task of the owner's was woken on its own thread, by whatever.
     woken_here: AtomicBool,
@@ -111,6 +122,8 @@ impl Shared {
             },
             helped: Mutex::new(Vec::new()),
             has_helped: AtomicBool::new(false),
+            left: Mutex::new(Vec::new()),
+            has_left: AtomicBool::new(false),
             closed: AtomicBool::new(false),
             woken_here: AtomicBool::new(false),
             readiness: AtomicBool::new(false),
@@ -177,7 +190,21 @@ impl Shared {
         self.announce();
     }
 
+    /// A handle went on the owner's thread while the engine was at work: the next sweep sees to it.
+    pub(crate) fn leave(&self, left: Left) {
+        self.left.lock().unwrap_or_else(PoisonError::into_inner).push(left);
+        self.has_left.store(true, Ordering::Release);
+        self.announce();
+    }
+
     // The owner's side.
+
+    pub(crate) fn take_left(&self) -> Vec<Left> {
+        match self.has_left.swap(false, Ordering::Acquire) {
+            true => std::mem::take(&mut *self.left.lock().unwrap_or_else(PoisonError::into_inner)),
+            false => Vec::new(),
+        }
+    }
 
     pub(crate) fn observe(&self) -> u64 {
         self.word.observe()

@@ -3,17 +3,14 @@
 
 use super::{MS, proactor, turns};
 use dataplane::regions::Slab;
-use dataplane::{Backend, Next, Proactor, Wait};
+use dataplane::{Backend, Next, Wait};
 use std::cell::{Cell, RefCell};
 use std::io::Write as _;
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::rc::Rc;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::task::{Context, Wake, Waker};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 #[test]
 fn a_shutdown_asked_for_inside_a_poll_is_refused_without_spinning() {
@@ -27,63 +24,64 @@ fn a_shutdown_asked_for_inside_a_poll_is_refused_without_spinning() {
 
 #[test]
 fn a_panic_in_a_multishot_callback_ends_its_operation() {
-    let io = proactor(Backend::IoUring);
-    let (a, mut peer) = UnixStream::pair().unwrap();
-    let a = io.adopt_socket(OwnedFd::from(a)).unwrap();
-    let pool = io.receive_pool(2, 64).unwrap();
-    let calls = Rc::new(Cell::new(0));
-    let count = calls.clone();
-    a.receive_all(&pool)
-        .on_each(move |next| {
-            count.set(count.get() + 1);
-            if matches!(next, Next::Item(_)) && count.get() == 1 {
-                std::panic::resume_unwind(Box::new("from a callback"));
-            }
-        })
-        .unwrap();
-    peer.write_all(b"one").unwrap();
-    let polled = catch_unwind(AssertUnwindSafe(|| io.poll(Wait::Forever)));
-    assert!(polled.is_err());
-    peer.write_all(b"two").unwrap();
-    turns(&io, 50);
-    drop(peer);
-    turns(&io, 50);
-    let left = io.stats().in_flight;
-    let free = pool.slab().available();
-    assert!(calls.get() > 1 || left == 0, "neither told ({calls:?}) nor ended ({left}, {free})");
-}
-
-thread_local!(static HERE: RefCell<Option<Proactor>> = const { RefCell::new(None) });
-
-struct Asks(AtomicBool);
-
-impl Wake for Asks {
-    fn wake(self: Arc<Self>) {
-        self.0.store(true, Ordering::Relaxed);
-        HERE.with(|here| {
-            let here = here.borrow();
-            let io = here.as_ref().unwrap();
-            drop(io.nop().submit().map_err(|failed| failed.error).unwrap());
-        });
+    for backend in Backend::ALL {
+        let io = proactor(backend);
+        let (a, mut peer) = UnixStream::pair().unwrap();
+        let a = io.adopt_socket(OwnedFd::from(a)).unwrap();
+        let slab = Slab::new(2, 64).unwrap();
+        let pool = io.receive_pool_over(&slab).unwrap();
+        let calls = Rc::new(Cell::new(0));
+        let count = calls.clone();
+        a.receive_all(&pool)
+            .on_each(move |next| {
+                count.set(count.get() + 1);
+                if matches!(next, Next::Item(_)) {
+                    std::panic::resume_unwind(Box::new("from a callback"));
+                }
+            })
+            .unwrap();
+        peer.write_all(b"one").unwrap();
+        let polled = catch_unwind(AssertUnwindSafe(|| io.poll(Wait::Forever)));
+        assert!(polled.is_err());
+        peer.write_all(b"two").unwrap();
+        turns(&io, 50);
+        drop(pool);
+        turns(&io, 50);
+        assert_eq!(calls.get(), 1, "{backend}: it is not called again");
+        assert_eq!(Rc::strong_count(&calls), 1, "{backend}: what it held is dropped");
+        assert_eq!(io.stats().in_flight, 0, "{backend}: its operation is over");
+        assert_eq!(slab.available(), 2, "{backend}: no buffer is stranded");
     }
 }
 
+/// The end of a proactor runs callbacks too; here it runs while a panic is under way.
 #[test]
-fn a_waker_of_a_lease_runs_with_nothing_borrowed() {
+fn a_second_panic_in_the_end_of_a_panicking_poll_does_not_abort() {
     let io = proactor(Backend::IoUring);
-    HERE.with(|here| *here.borrow_mut() = Some(io.clone()));
-    let slab = Slab::new(2, 64).unwrap();
-    let pool = io.receive_pool_over(&slab).unwrap();
-    let asks = Arc::new(Asks(AtomicBool::new(false)));
-    let waker = Waker::from(asks.clone());
-    let mut waiting = Box::pin(slab.lease_async());
-    assert!(waiting.as_mut().poll(&mut Context::from_waker(&waker)).is_pending());
-    drop(pool);
-    let polled = catch_unwind(AssertUnwindSafe(|| turns(&io, 20)));
-    let woken = asks.0.load(Ordering::Relaxed);
-    HERE.with(|here| drop(here.borrow_mut().take()));
-    assert!(woken);
-    assert!(polled.is_ok(), "user code ran while the engine was borrowed");
+    let mine = Rc::new(RefCell::new(None));
+    let inside = mine.clone();
+    let second = Rc::new(Cell::new(false));
+    let ran = second.clone();
+    let later = Instant::now() + Duration::from_secs(3600);
+    io.sleep_until(later)
+        .on_complete(move |_| {
+            ran.set(true);
+            std::panic::resume_unwind(Box::new("from the end"));
+        })
+        .unwrap();
+    io.nop()
+        .on_complete(move |_| {
+            drop(inside.borrow_mut().take());
+            std::panic::resume_unwind(Box::new("from a callback"));
+        })
+        .unwrap();
+    let handle = io.handle();
+    let borrowed = io.clone();
+    *mine.borrow_mut() = Some(io);
+    let polled = catch_unwind(AssertUnwindSafe(move || borrowed.poll(Wait::Forever)));
+    assert_eq!(polled.unwrap_err().downcast_ref(), Some(&"from a callback"));
+    assert!(second.get(), "the end told the other callback");
+    assert!(handle.is_closed());
 }
 
 #[test]

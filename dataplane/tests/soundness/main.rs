@@ -11,6 +11,7 @@ mod names;
 mod registrations;
 mod remote;
 mod streams;
+mod wakers;
 
 use dataplane::{Backend, Options, Proactor, Wait};
 use std::future::Future;

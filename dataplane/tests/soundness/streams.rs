@@ -112,3 +112,16 @@ fn an_empty_datagram_is_an_item_of_a_pool_stream() {
         assert_eq!(seen, [Some(3), Some(0), Some(3)], "{backend}");
     }
 }
+
+#[test]
+fn an_empty_datagram_needs_no_buffer_of_an_exhausted_pool() {
+    let io = proactor(Backend::IoUring);
+    let (a, peer) = std::os::unix::net::UnixDatagram::pair().unwrap();
+    let a = io.adopt_socket(OwnedFd::from(a)).unwrap();
+    let pool = io.receive_pool(2, 64).unwrap();
+    assert_eq!(pool.slab().available(), 0, "the kernel has them all");
+    peer.send(b"").unwrap();
+    let got = io.block_on(async { a.recv_pool(&pool).await }).unwrap();
+    let got = got.map(|filled| filled.map(|filled| filled.len())).map_err(|f| f.kind());
+    assert_eq!(got, Ok(Some(0)));
+}

@@ -96,6 +96,10 @@ impl Ready {
                 Attempt::Flagged(result, flags) => (result, flags),
                 Attempt::Helper(job) => return self.help(id, job, table),
                 Attempt::Blocked(interest) => {
+                    if table.groups.has_unused() {
+                        // Its return, at the next sweep, may be what others wait for.
+                        table.shared.announce();
+                    }
                     let cause = if progress { Cause::Turn } else { cause };
                     return self.block(id, &tried, interest, cause);
                 }

@@ -281,6 +281,8 @@ impl Uring {
         let Some(at) = self.polling.iter().position(name) else { return };
         let id = self.polling.swap_remove(at);
         match result {
+            // Given up meanwhile: nobody waits for it.
+            0.. if table.slots.find(id).is_none_or(|slot| slot.owed == 0) => {}
             0.. => self.push(id, table),
             errno => out.push(Event::of(id, errno, 0)),
         }
