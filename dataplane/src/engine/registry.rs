@@ -7,13 +7,24 @@
 //! The registry holds the region while it is registered, and after that until the backend reports
 //! every entry released: a cleared entry's memory may still be read by an operation in flight.
 
+use crate::remote::inbox::Shared;
 use regions::{Region, RegionId, Span};
+use std::sync::{Arc, Weak};
 
-/// Name of a registration: place in the registry and generation.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub(crate) struct RegId {
-    pub(crate) index: u32,
-    pub(crate) generation: u32,
+/// What the registrations of one region share. The last of them to go, wherever that happens,
+/// sets the entry's bit in the return map.
+pub(crate) struct Held {
+    shared: Arc<Shared>,
+    index: u32,
+}
+
+impl Drop for Held {
+    fn drop(&mut self) {
+        if self.shared.origin.is_here() && !self.shared.is_closed() {
+            self.shared.returns.registrations.insert(self.index as usize);
+            self.shared.announce();
+        }
+    }
 }
 
 struct Entry {
@@ -24,10 +35,10 @@ struct Entry {
     count: u32,
     /// Entries the backend has not reported released since unregistering.
     unreleased: u32,
-    generation: u32,
     active: bool,
-    /// Handles that asked for this region: registering twice shares the entry.
-    holders: u32,
+    /// Those who asked for this region: registering twice shares the entry. Dead once the last of
+    /// them is gone, also before its bit was swept.
+    held: Weak<Held>,
 }
 
 /// Most registrations of one proactor.
@@ -37,67 +48,53 @@ pub(crate) const MAX_REGISTRATIONS: usize = 65536;
 #[derive(Default)]
 pub(crate) struct Registry {
     entries: Vec<Option<Entry>>,
-    generation: u32,
     active: usize,
 }
 
 impl Registry {
-    /// A registration of the same region, shared.
-    pub(crate) fn share(&mut self, region: RegionId) -> Option<RegId> {
-        for (index, place) in self.entries.iter_mut().enumerate() {
-            if let Some(entry) = place
-                && entry.active
-                && entry.region.id() == region
-            {
-                entry.holders += 1;
-                return Some(RegId { index: index as u32, generation: entry.generation });
-            }
-        }
-        None
+    /// A registration of the same region, shared. One whose last holder is gone already is on its
+    /// way out, and not shared any more.
+    pub(crate) fn share(&self, region: RegionId) -> Option<Arc<Held>> {
+        let mut same = self.entries.iter().flatten().filter(|entry| entry.region.id() == region);
+        same.find_map(|entry| entry.held.upgrade())
     }
 
     pub(crate) fn is_full(&self) -> bool {
         self.entries.len() >= MAX_REGISTRATIONS && self.entries.iter().all(Option::is_some)
     }
 
-    pub(crate) fn install(&mut self, region: Region, first: u32, count: u32) -> RegId {
-        self.generation += 1;
-        let base = region.as_ptr().map_or(0, |at| at.as_ptr() as usize);
-        let chunk_bytes = region.chunk_bytes();
-        let generation = self.generation;
+    pub(crate) fn install(
+        &mut self,
+        region: Region,
+        first: u32,
+        count: u32,
+        shared: &Arc<Shared>,
+    ) -> Arc<Held> {
+        let vacant = self.entries.iter().position(Option::is_none);
+        let index = vacant.unwrap_or(self.entries.len());
+        let held = Arc::new(Held { shared: shared.clone(), index: index as u32 });
         let entry = Entry {
+            base: region.as_ptr().map_or(0, |at| at.as_ptr() as usize),
+            chunk_bytes: region.chunk_bytes(),
             region,
-            base,
-            chunk_bytes,
             first,
             count,
             unreleased: 0,
-            generation,
             active: true,
-            holders: 1,
+            held: Arc::downgrade(&held),
         };
         self.active += 1;
-        let index = match self.entries.iter().position(Option::is_none) {
-            Some(index) => {
-                self.entries[index] = Some(entry);
-                index
-            }
-            None => {
-                self.entries.push(Some(entry));
-                self.entries.len() - 1
-            }
-        };
-        RegId { index: index as u32, generation }
+        match vacant {
+            Some(index) => self.entries[index] = Some(entry),
+            None => self.entries.push(Some(entry)),
+        }
+        held
     }
 
-    /// One holder less; the entries to give back when it was the last.
+    /// The last holder is gone: the entries to give back.
     pub(crate) fn leave(&mut self, index: u32) -> Option<(u32, u32)> {
         let entry = self.entries.get_mut(index as usize)?.as_mut()?;
         if !entry.active {
-            return None;
-        }
-        entry.holders -= 1;
-        if entry.holders > 0 {
             return None;
         }
         entry.active = false;
@@ -161,17 +158,21 @@ mod tests {
     use super::*;
     use regions::Slab;
 
+    fn shared() -> Arc<Shared> {
+        Arc::new(Shared::new("", 1, 1, 1).expect("an eventfd"))
+    }
+
     #[test]
     fn a_sub_span_of_a_registered_slab_is_fixed() {
         let slab = Slab::new(4, 4096).expect("slab");
         let mut registry = Registry::default();
-        let id = registry.install(slab.region().clone(), 7, 1);
+        let held = registry.install(slab.region().clone(), 7, 1, &shared());
         let span = slab.lease().expect("free").freeze();
         let part = span.slice(10..20).expect("inside");
         assert_eq!(registry.fixed_index(&part, part.as_ptr(), part.len()), Some(7));
         let other = Span::from(vec![1u8; 10]);
         assert_eq!(registry.fixed_index(&other, other.as_ptr(), 10), None);
-        assert_eq!(registry.leave(id.index), Some((7, 1)));
+        assert_eq!(registry.leave(held.index), Some((7, 1)));
         assert_eq!(registry.fixed_index(&part, part.as_ptr(), part.len()), None);
         assert_eq!(registry.counts(), (0, 1), "held until the kernel releases it");
         assert!(registry.released(7).is_some());
@@ -182,9 +183,20 @@ mod tests {
     fn registering_twice_shares_the_entry() {
         let slab = Slab::new(1, 64).expect("slab");
         let mut registry = Registry::default();
-        let id = registry.install(slab.region().clone(), 0, 1);
-        assert_eq!(registry.share(slab.region().id()), Some(id));
-        assert_eq!(registry.leave(id.index), None);
-        assert_eq!(registry.leave(id.index), Some((0, 1)));
+        let shared = shared();
+        let one = registry.install(slab.region().clone(), 0, 1, &shared);
+        let two = registry.share(slab.region().id()).expect("it is registered");
+        assert!(Arc::ptr_eq(&one, &two));
+        drop(one);
+        assert!(shared.returns.registrations.is_empty(), "the other one holds it");
+        drop(two);
+        assert!(!shared.returns.registrations.is_empty());
+        assert!(registry.share(slab.region().id()).is_none(), "it is on its way out");
+        let again = registry.install(slab.region().clone(), 1, 1, &shared);
+        shared.returns.registrations.drain(|index| {
+            assert_eq!(registry.leave(index as u32), Some((0, 1)), "the old one");
+        });
+        let found = registry.share(slab.region().id()).expect("the new one stays");
+        assert!(Arc::ptr_eq(&again, &found));
     }
 }

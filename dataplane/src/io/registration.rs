@@ -3,7 +3,7 @@
 
 use crate::backend::RegisterError;
 use crate::engine::Engine;
-use crate::engine::registry::RegId;
+use crate::engine::registry::Held;
 use crate::error::{Error, ErrorKind, Result};
 use crate::proactor::Proactor;
 use crate::remote::handle::Handle;
@@ -15,8 +15,7 @@ use std::sync::Arc;
 /// Keeps a region registered; `Send`. Dropping it, anywhere and at any time, unregisters: what is
 /// in flight goes on, and the region's memory is released when the kernel says so.
 pub struct Registration {
-    shared: Arc<Shared>,
-    id: RegId,
+    _held: Arc<Held>,
     entries: u32,
 }
 
@@ -24,15 +23,6 @@ impl Registration {
     /// How many entries of the table it takes (one for each started GiB).
     pub fn entries(&self) -> u32 {
         self.entries
-    }
-}
-
-impl Drop for Registration {
-    fn drop(&mut self) {
-        if self.shared.origin.is_here() && !self.shared.is_closed() {
-            self.shared.returns.registrations.insert(self.id.index as usize);
-            self.shared.announce();
-        }
     }
 }
 
@@ -79,8 +69,8 @@ fn register(engine: &mut Engine, shared: &Arc<Shared>, region: &Region) -> Resul
         return Err(inbox::gone(NAME));
     }
     let entries = region.chunks().count() as u32;
-    if let Some(id) = engine.table.registry.share(region.id()) {
-        return Ok(Registration { shared: shared.clone(), id, entries });
+    if let Some(held) = engine.table.registry.share(region.id()) {
+        return Ok(Registration { _held: held, entries });
     }
     if region.as_ptr().is_none() {
         let message = "the region is not visible to the CPU";
@@ -94,8 +84,8 @@ fn register(engine: &mut Engine, shared: &Arc<Shared>, region: &Region) -> Resul
         region.chunks().map(|(at, bytes)| (at.as_ptr(), bytes)).collect();
     let Some(backend) = &mut engine.backend else { return Err(inbox::gone(NAME)) };
     let first = backend.register_memory(&pieces).map_err(|error| refused(error, region))?;
-    let id = engine.table.registry.install(region.clone(), first, entries);
-    Ok(Registration { shared: shared.clone(), id, entries })
+    let held = engine.table.registry.install(region.clone(), first, entries, shared);
+    Ok(Registration { _held: held, entries })
 }
 
 impl Engine {
