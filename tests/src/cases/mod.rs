@@ -6,7 +6,11 @@ pub mod cancel;
 pub mod cancel_race;
 pub mod core;
 pub mod datagram;
+pub mod file;
 mod net;
+pub mod registration;
+pub mod remote;
+pub mod stream;
 pub mod tcp;
 pub mod timeouts;
 pub mod timers;
@@ -17,17 +21,21 @@ use crate::Case;
 
 /// Every list of cases.
 const LISTS: &[&[Case]] = &[
-    core::CASES,
-    tcp::CASES,
-    timers::CASES,
-    cancel::CASES,
-    cancel_race::CASES,
     batch::CASES,
     callbacks::CASES,
-    timeouts::CASES,
-    wake::CASES,
-    unix::CASES,
+    cancel::CASES,
+    cancel_race::CASES,
+    core::CASES,
     datagram::CASES,
+    file::CASES,
+    registration::CASES,
+    remote::CASES,
+    stream::CASES,
+    tcp::CASES,
+    timeouts::CASES,
+    timers::CASES,
+    unix::CASES,
+    wake::CASES,
 ];
 
 /// Every case of a normal run.

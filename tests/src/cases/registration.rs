@@ -31,11 +31,6 @@ pub const CASES: &[Case] = &[
     Case { name: "registration/one_region_two_proactors", needs: &[], run: two_proactors },
     Case { name: "registration/again_after_release", needs: &[], run: again_after_release },
     Case {
-        name: "registration/a_full_table_names_its_size",
-        needs: &[Capability::RegisteredBuffers],
-        run: a_full_table,
-    },
-    Case {
         name: "registration/memory_that_cannot_be_pinned",
         needs: &[Capability::RegisteredBuffers],
         run: cannot_be_pinned,
@@ -274,33 +269,6 @@ fn again_after_release(cx: &Cx<'_>) -> Result<(), Skip> {
         cx.io.poll(dataplane::Wait::Now).expect("a turn");
         reads(cx, &file, &slab, &bytes, false);
     }
-    gone(cx);
-    Ok(())
-}
-
-/// One of the listed slow cases: the table has 16,384 entries, and nothing shrinks it.
-fn a_full_table(cx: &Cx<'_>) -> Result<(), Skip> {
-    let mut held = Vec::new();
-    let error = loop {
-        let region = Region::anonymous(4096).expect("a page");
-        match cx.io.register(&region) {
-            Ok(registration) => held.push(registration),
-            Err(error) => break error,
-        }
-        assert!(held.len() <= 65_536, "no table is that large");
-    };
-    if error.errno() == Some(libc::ENOMEM) {
-        assert!(error.message().contains("RLIMIT_MEMLOCK"), "{error}");
-        return Err(Skip(format!("{} pages fit in RLIMIT_MEMLOCK: {error}", held.len())));
-    }
-    assert_eq!(error.kind(), ErrorKind::Exhausted, "{error}");
-    let figures = format!("{0} of {0}", held.len());
-    assert!(error.message().contains(&figures), "used and maximum: {error}");
-    held.pop();
-    cx.poll_until("an entry", || cx.io.stats().releasing == 0);
-    let region = Region::anonymous(4096).expect("a page");
-    held.push(cx.io.register(&region).expect("there is room again"));
-    drop(held);
     gone(cx);
     Ok(())
 }
