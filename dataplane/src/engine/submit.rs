@@ -121,11 +121,11 @@ impl Engine {
             slot.owed = 1;
             if let Some(backend) = &mut self.backend {
                 match backend {
-                    // An entry is all it needs: the slot keeps no copy, unless a foreign submitter
-                    // gets it back with the outcome.
+                    // An entry is all it needs: the slot keeps no copy, unless a callback or a
+                    // foreign submitter gets it back with the outcome.
                     AnyBackend::Uring(uring) => {
                         uring.push_plain(id, &op);
-                        if matches!(slot.notify, Notify::Cell(_)) {
+                        if !matches!(slot.notify, Notify::Nobody) {
                             op.put(&mut body.op);
                         }
                     }

@@ -6,10 +6,13 @@ pub mod cancel;
 pub mod cancel_race;
 pub mod core;
 pub mod datagram;
+pub mod descriptor;
 pub mod file;
+pub mod memory;
 mod net;
 pub mod registration;
 pub mod remote;
+pub mod shutdown;
 pub mod stream;
 pub mod tcp;
 pub mod timeouts;
@@ -36,6 +39,9 @@ const LISTS: &[&[Case]] = &[
     timers::CASES,
     unix::CASES,
     wake::CASES,
+    descriptor::CASES,
+    memory::CASES,
+    shutdown::CASES,
 ];
 
 /// Every case of a normal run.
