@@ -131,14 +131,8 @@ impl Engine {
             slot.owed = 1;
             if let Some(backend) = &mut self.backend {
                 match backend {
-                    // An entry is all it needs: the slot keeps no copy, unless a foreign submitter
-                    // gets it back with the outcome.
-                    AnyBackend::Uring(uring) => {
-                        uring.push_plain(id, &op);
-                        if matches!(slot.notify, Notify::Cell(_)) {
-                            op.put(&mut body.op);
-                        }
-                    }
+                    // An entry is all it needs: the slot keeps no copy.
+                    AnyBackend::Uring(uring) => uring.push_plain(id, &op),
                     AnyBackend::Other(other) => {
                         op.put(&mut body.op);
                         other.push(id, &mut self.table);

@@ -6,10 +6,13 @@ pub mod cancel;
 pub mod cancel_race;
 pub mod core;
 pub mod datagram;
+pub mod descriptor;
 pub mod file;
+pub mod memory;
 mod net;
 pub mod registration;
 pub mod remote;
+pub mod shutdown;
 pub mod stream;
 pub mod tcp;
 pub mod timeouts;
@@ -27,9 +30,12 @@ const LISTS: &[&[Case]] = &[
     cancel_race::CASES,
     core::CASES,
     datagram::CASES,
+    descriptor::CASES,
     file::CASES,
+    memory::CASES,
     registration::CASES,
     remote::CASES,
+    shutdown::CASES,
     stream::CASES,
     tcp::CASES,
     timeouts::CASES,

@@ -1,0 +1,150 @@
+//! A forked child owns nothing of its parent's proactor: every call says Forked, every drop leaves
+//! the kernel alone, and the parent goes on as if there had been no child.
+
+mod child;
+
+use child::{Ended, forked};
+use dataplane::regions::Slab;
+use dataplane::{Backend, ErrorKind, OpenOptions, Options, Proactor, Wait};
+use std::future::IntoFuture;
+use std::io::Write;
+use std::os::unix::net::UnixStream;
+use std::time::Duration;
+
+/// Runs `body` with a proactor of each backend there is.
+fn each_backend(name: &str, body: fn(Proactor)) {
+    child::alone(name, || {
+        for backend in Backend::ALL {
+            match Proactor::with(Options::default().backend(backend)) {
+                Ok(io) => body(io),
+                Err(error) => child::say(&format!("skipped on {backend}: {error}")),
+            }
+        }
+    });
+}
+
+/// What the child ends with when everything was as it should be.
+const GOOD: i32 = 42;
+
+#[test]
+fn every_call_in_the_child_says_forked() {
+    each_backend("every_call_in_the_child_says_forked", |io| {
+        let slab = Slab::new(4, 64).unwrap();
+        let (one, _two) = UnixStream::pair().unwrap();
+        let socket = io.adopt_socket(one).unwrap();
+        let handle = io.handle();
+        let pool = io.receive_pool(2, 64).unwrap();
+        let mut nop = io.nop().submit().unwrap();
+        let ended = forked(|| {
+            let forked = |kind: ErrorKind| assert_eq!(kind, ErrorKind::Forked);
+            forked(io.poll(Wait::Now).unwrap_err().kind());
+            forked(io.flush().unwrap_err().kind());
+            forked(io.cancel_all().unwrap_err().kind());
+            forked(io.nop().submit().map(drop).unwrap_err().kind());
+            forked(io.register_slab(&slab).map(drop).unwrap_err().kind());
+            forked(io.receive_pool(2, 64).map(drop).unwrap_err().kind());
+            let failed = socket.send_all(vec![1]).submit().map(drop).unwrap_err();
+            forked(failed.kind());
+            assert!(failed.into_buffer().is_some(), "the buffer comes back here too");
+            forked(socket.receive_all(&pool).submit().map(drop).unwrap_err().kind());
+            forked(socket.local_addr().unwrap_err().kind());
+            forked(handle.nop().submit().map(drop).unwrap_err().kind());
+            forked(nop.try_take().unwrap().unwrap_err().kind());
+            handle.wake();
+            let open = io.open("/dev/null", OpenOptions::read()).unwrap();
+            forked(open.submit().map(drop).unwrap_err().kind());
+            forked(io.block_on(std::future::pending::<()>()).unwrap_err().kind());
+            GOOD
+        });
+        assert_eq!(ended, Ended::Code(GOOD));
+        io.block_on(nop).unwrap().unwrap();
+    });
+}
+
+#[test]
+fn a_child_that_drops_everything_disturbs_nothing() {
+    each_backend("a_child_that_drops_everything_disturbs_nothing", |io| {
+        let slab = Slab::new(4, 64).unwrap();
+        let registration = io.register_slab(&slab).ok();
+        let (one, mut two) = UnixStream::pair().unwrap();
+        let socket = io.adopt_socket(one).unwrap();
+        let remote = io.adopt_socket(UnixStream::pair().unwrap().0).unwrap();
+        let remote = remote.into_remote(&io.handle()).map_err(|(error, _)| error).unwrap();
+        let pool = io.receive_pool(2, 64).unwrap();
+        let receive = socket.recv(slab.lease().unwrap()).submit().unwrap();
+        io.poll(Wait::Now).unwrap();
+        let mut held = Some((socket.clone(), registration, remote, pool, io.clone(), receive));
+        let ended = forked(|| {
+            drop(held.take());
+            GOOD
+        });
+        assert_eq!(ended, Ended::Code(GOOD), "no drop hangs, panics or leaves by a signal");
+        let (.., receive) = held.take().unwrap();
+        two.write_all(b"after the child").unwrap();
+        let filled = io.block_on(receive).unwrap().unwrap();
+        assert_eq!(filled[..], *b"after the child", "its completion was not eaten");
+        io.block_on(socket.send_all(filled.freeze()).into_future()).unwrap().unwrap();
+        assert_eq!(io.shutdown(Duration::from_secs(5)).unwrap(), None);
+    });
+}
+
+#[test]
+fn a_child_makes_its_own_proactor() {
+    each_backend("a_child_makes_its_own_proactor", |io| {
+        let backend = io.backend();
+        let mut before = io.nop().submit().unwrap();
+        let ended = forked(|| {
+            let own = Proactor::with(Options::default().backend(backend)).unwrap();
+            let slab = Slab::new(1, 64).unwrap();
+            let (one, mut two) = UnixStream::pair().unwrap();
+            let socket = own.adopt_socket(one).unwrap();
+            two.write_all(b"here").unwrap();
+            let receiving = socket.recv(slab.lease().unwrap()).into_future();
+            let filled = own.block_on(receiving).unwrap().unwrap();
+            assert_eq!(filled[..], *b"here");
+            // A file read goes to a helper thread where the kernel has no better way.
+            let open = own.open("/proc/self/stat", OpenOptions::read()).unwrap().into_future();
+            let file = own.block_on(open).unwrap().unwrap();
+            drop(filled);
+            let read = file.read_at(slab.lease().unwrap(), 0).into_future();
+            assert!(!own.block_on(read).unwrap().unwrap().is_empty());
+            drop((file, socket, own));
+            GOOD
+        });
+        assert_eq!(ended, Ended::Code(GOOD));
+        while before.try_take().map(|ended| ended.unwrap()).is_none() {
+            io.poll(Wait::Forever).unwrap();
+        }
+    });
+}
+
+/// The helper threads of the parent are not in the child: nothing there waits for them.
+#[test]
+fn work_on_helpers_is_the_parents() {
+    each_backend("work_on_helpers_is_the_parents", |io| {
+        let slab = Slab::new(2, 4096).unwrap();
+        let open = io.open("/proc/self/maps", OpenOptions::read()).unwrap().into_future();
+        let file = io.block_on(open).unwrap().unwrap();
+        let read = file.read_at(slab.lease().unwrap(), 0).submit().unwrap();
+        io.poll(Wait::Now).unwrap();
+        let mut held = Some((io.clone(), file.clone()));
+        assert_eq!(forked(|| (held.take().map(drop), GOOD).1), Ended::Code(GOOD));
+        assert!(!io.block_on(read).unwrap().unwrap().is_empty());
+    });
+}
+
+/// Sockets are close-on-exec, but fork alone copies them: the peer's end of stream comes when the
+/// child is gone too. What the parent closes is closed for it.
+#[test]
+fn the_parent_closes_while_a_child_lives() {
+    each_backend("the_parent_closes_while_a_child_lives", |io| {
+        let (one, two) = UnixStream::pair().unwrap();
+        let socket = io.adopt_socket(one).unwrap();
+        let keeper = child::Keeper::of(Vec::<UnixStream>::new());
+        io.block_on(socket.close().into_future()).unwrap().unwrap();
+        assert_eq!(io.stats().descriptors, 0);
+        drop(keeper);
+        let mut end = [0];
+        assert_eq!(std::io::Read::read(&mut (&two), &mut end).unwrap(), 0);
+    });
+}
