@@ -3,7 +3,7 @@
 use super::net::{QUIET_TURNS, idle_turns, settled, span, why};
 use crate::{Case, Cx, Skip};
 use dataplane::regions::SpanList;
-use dataplane::{Address, ErrorKind, HoldsBuffer, Socket, SocketKind, SocketOptions};
+use dataplane::{Address, ErrorKind, Socket, SocketKind, SocketOptions};
 use futures_util::StreamExt;
 use futures_util::future::join_all;
 use std::time::Duration;

@@ -4,7 +4,7 @@ use super::net::{exchange, idle_turns, narrow, read, read_to_end, settled, span,
 use crate::{Case, Cx, Skip};
 use dataplane::SocketOptions;
 use dataplane::regions::SpanList;
-use dataplane::{Address, ErrorKind, HoldsBuffer, MAX_UNIX_NAME_BYTES, Socket, SocketKind};
+use dataplane::{Address, ErrorKind, MAX_UNIX_NAME_BYTES, Socket, SocketKind};
 use futures_util::future::join_all;
 use futures_util::join;
 use std::os::unix::net::UnixDatagram;
