@@ -233,7 +233,8 @@ impl<O> Failed<O> {
         self.operation.as_ref()
     }
 
-    /// Gives up the reason and takes the operation back; None as for [`operation`](Self::operation).
+    /// Gives up the reason and takes the operation back; None as for
+    /// [`operation`](Self::operation).
     pub fn into_operation(self) -> Option<O> {
         self.operation
     }

@@ -26,8 +26,6 @@ mod backend;
 #[cfg(not(loom))]
 mod capability;
 #[cfg(not(loom))]
-pub mod diagnose;
-#[cfg(not(loom))]
 mod engine;
 #[cfg(not(loom))]
 mod error;
@@ -79,6 +77,7 @@ mod public {
     pub use crate::options::{Backend, Options, SqPoll};
     pub use crate::proactor::{Proactor, Wait};
     pub use crate::remote::handle::{Call, Handle};
+    pub use crate::sys::diagnose;
     pub use crate::sys::sockets::{Kind as SocketKind, SocketOptions};
     pub use fence;
     pub use regions;

@@ -33,27 +33,20 @@
 //! ```
 
 mod access;
-mod copy;
 mod error;
 mod index_set;
 mod lease;
-mod limits;
 #[cfg(all(test, loom))]
 mod loom_models;
-mod mapping;
-mod memfd;
-mod page;
-mod pool;
-mod range;
+mod memory;
 mod region;
 mod slab;
-mod slab_builder;
-mod slab_report;
-mod slot;
-mod source;
 mod span;
 mod span_list;
 mod sync;
+
+use memory::{copy, limits, mapping, memfd, page, range, source};
+use slab::{builder as slab_builder, pool, report as slab_report, slot};
 
 pub use access::Access;
 pub use error::{RegionError, RegionErrorKind};

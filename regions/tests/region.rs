@@ -1,4 +1,6 @@
 //! Regions: every source, hostile sizes, copies, and what ends when.
+//!
+//! Unsafe code: foreign regions are made from memory the test owns.
 #![cfg(not(loom))]
 #![allow(unsafe_code)] // foreign regions are made on this test's word
 #![allow(clippy::unwrap_used)] // helpers of a test panic as its tests do

@@ -1,4 +1,6 @@
 //! Slabs, leases and spans: sizes, ownership, waiting, and threads.
+//!
+//! Unsafe code: slabs over foreign memory, and slots taken back as a ring takes them back.
 #![cfg(not(loom))]
 #![allow(unsafe_code)] // slot references as a kernel would hold them
 #![allow(clippy::unwrap_used)] // helpers of a test panic as its tests do

@@ -3,9 +3,10 @@
 //! Nothing of the user's runs here. Wakers, callbacks and drops are put on the fire list and run
 //! by the turn, one at a time, with nothing borrowed; so a panic in one loses none of the others,
 //! and everything but polling is allowed inside.
+//!
+//! Unsafe code: a descriptor number the kernel has just returned becomes an owned descriptor.
 
 #![allow(unsafe_code)]
-// Unsafe: a descriptor number the kernel has just returned becomes an owned descriptor.
 
 use super::descriptors::Class;
 use super::slots::{NONE, Notify, State};
@@ -224,7 +225,8 @@ impl Engine {
                 group.and_then(|group| group.selected((flags >> 16) as u16, bytes))
             }
         };
-        // An empty datagram has a lease too, with or without a buffer; the end of a stream has none.
+        // An empty datagram has a lease too, with or without a buffer; the end of a stream has
+        // none.
         let is_empty_datagram = result == 0 && self.is_datagram(index);
         match lease {
             Some(lease) if result > 0 || is_empty_datagram => Payload::Lease(lease),

@@ -3,19 +3,15 @@
 
 pub(crate) mod closing;
 pub(crate) mod complete;
-pub(crate) mod deadlines;
-pub(crate) mod descriptors;
-pub(crate) mod groups;
 pub(crate) mod path;
 pub(crate) mod poison;
-pub(crate) mod registry;
 pub(crate) mod report;
-pub(crate) mod scratch;
 pub(crate) mod shutdown;
-pub(crate) mod slots;
+pub(crate) mod state;
 pub(crate) mod submit;
-pub(crate) mod table;
 pub(crate) mod turn;
+
+pub(crate) use state::{deadlines, descriptors, groups, registry, scratch, slots, table};
 
 use crate::backend::{AnyBackend, Event, OpId};
 use crate::error::Error;

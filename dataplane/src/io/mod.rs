@@ -5,18 +5,15 @@
 //! inbox. `Socket<Local>` and `Socket<Handle>` are the same code over the two.
 
 pub(crate) mod address;
-pub(crate) mod batch;
-pub(crate) mod callback;
 pub(crate) mod connect;
 pub(crate) mod file;
-pub(crate) mod operation_id;
 pub(crate) mod receive_pool;
 pub(crate) mod registration;
-pub(crate) mod request;
+pub(crate) mod requests;
 pub(crate) mod socket;
-pub(crate) mod stream;
-pub(crate) mod submission;
 pub(crate) mod watch;
+
+pub(crate) use requests::{batch, operation_id, request, stream, submission};
 
 pub use address::Address;
 pub use file::File;

@@ -1,8 +1,9 @@
 //! Files: open, positioned read and write, sync.
-#![allow(unsafe_code)]
 //!
-//! Unsafe here: a helper thread of the readiness backend reads or writes through a raw pointer
+//! Unsafe code: a helper thread of the readiness backend reads or writes through a raw pointer
 //! while the operation that owns the memory stays in its slot.
+
+#![allow(unsafe_code)]
 
 use super::{
     Attempt, Context, Filled, Forms, HoldsBuffer, Interest, Lane, Operation, Sent, settle, variant,

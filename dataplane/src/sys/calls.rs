@@ -399,7 +399,7 @@ fn classify_socket(fd: RawFd) -> io::Result<Class> {
 
 fn is_handle(fd: RawFd) -> bool {
     let mut found = MaybeUninit::<libc::statfs>::zeroed();
-    // SAFETY: room for one. Where it fails the file is what `fstat(2)` said: zero is no file system.
+    // SAFETY: room for one. Where it fails the file is what fstat(2) said: zero is no file system.
     retry(|| unsafe { libc::fstatfs(fd, found.as_mut_ptr()) });
     // SAFETY: zero is a value of every field, so it is initialised whatever the call did.
     let kind = unsafe { found.assume_init() }.f_type;
@@ -408,7 +408,7 @@ fn is_handle(fd: RawFd) -> bool {
     HANDLE_FILE_SYSTEMS.contains(&kind)
 }
 
-/// Asks a throw-away `epoll(7)`, which refuses what has no readiness; `poll(2)` would call it ready.
+/// Asks a throw-away `epoll(7)`, which refuses what has no readiness; `poll(2)` calls it ready.
 fn has_readiness(fd: RawFd) -> io::Result<bool> {
     // SAFETY: no memory is involved.
     let epoll = checked(retry(|| unsafe { libc::epoll_create1(libc::EPOLL_CLOEXEC) }))?;

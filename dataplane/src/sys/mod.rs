@@ -1,7 +1,11 @@
 //! The system, called plainly: what the readiness backend does instead of a ring, and what every
 //! backend needs beside one. Nothing here knows of operations, slots or the loop.
+//!
+//! Unsafe code is in the tests of this file: raw calls that make descriptors, signals and terminals
+//! to try the functions on.
 
 pub(crate) mod calls;
+pub mod diagnose;
 pub(crate) mod fork;
 pub(crate) mod helpers;
 pub(crate) mod limits;

@@ -8,7 +8,83 @@ use crate::rust;
 use crate::tree::{File, Finding, Tree, assert_found, assert_tidy};
 
 /// The modules that opt in, with what they need it for. Sorted by path.
-const MODULES: &[(&str, &str)] = &[];
+const MODULES: &[(&str, &str)] = &[
+    (
+        "benches/src/limit/echo.rs",
+        "the hand-written loop: the kernel follows the pointers in its entries",
+    ),
+    (
+        "benches/src/limit/memory.rs",
+        "the hand-written loop: the kernel follows the pointers in its entries",
+    ),
+    (
+        "benches/src/limit/noop.rs",
+        "the hand-written loop: the kernel follows the pointers in its entries",
+    ),
+    (
+        "benches/src/limit/read.rs",
+        "the hand-written loop: the kernel follows the pointers in its entries",
+    ),
+    (
+        "benches/src/limit/receive.rs",
+        "the hand-written loop: the kernel follows the pointers in its entries",
+    ),
+    (
+        "benches/src/limit/ring.rs",
+        "the hand-written loop: the kernel follows the pointers in its entries",
+    ),
+    (
+        "benches/src/limit/send.rs",
+        "the hand-written loop: the kernel follows the pointers in its entries",
+    ),
+    (
+        "benches/src/limit/stream.rs",
+        "the hand-written loop: the kernel follows the pointers in its entries",
+    ),
+    (
+        "dataplane/src/backend/ready/poller.rs",
+        "epoll and poll(2) calls that take descriptors by number",
+    ),
+    ("dataplane/src/backend/uring/buf_ring.rs", "a buffer ring in memory shared with the kernel"),
+    ("dataplane/src/backend/uring/mod.rs", "entries whose pointers the slots keep alive"),
+    ("dataplane/src/backend/uring/pools.rs", "buffers handed to the kernel"),
+    ("dataplane/src/backend/uring/probe.rs", "trials of kernel features"),
+    ("dataplane/src/backend/uring/ring.rs", "the queues shared with the kernel"),
+    ("dataplane/src/backend/uring/tables.rs", "registration calls the ring crate lacks"),
+    ("dataplane/src/backend/uring/trial.rs", "trials of kernel features"),
+    ("dataplane/src/engine/complete.rs", "a descriptor number from the kernel becomes owned"),
+    ("dataplane/src/engine/state/groups.rs", "a slot the kernel held becomes a lease again"),
+    (
+        "dataplane/src/engine/state/scratch.rs",
+        "message headers and addresses the kernel reads and writes",
+    ),
+    ("dataplane/src/op/file.rs", "a helper thread reads or writes memory its operation owns"),
+    ("dataplane/src/sys/calls.rs", "the system calls of the readiness backend"),
+    ("dataplane/src/sys/fork.rs", "the page that is wiped in a forked child"),
+    ("dataplane/src/sys/helpers.rs", "signal masks of helper threads"),
+    ("dataplane/src/sys/limits.rs", "sysconf(3)"),
+    ("dataplane/src/sys/mod.rs", "raw calls that make what its tests try the functions on"),
+    ("dataplane/tests/soundness/memory.rs", "a test"),
+    ("dataplane/tests/soundness/wakers.rs", "a test with wakers of its own"),
+    ("fence/tests/allocations.rs", "a counting allocator"),
+    ("regions/src/lease.rs", "bytes of a slot as slices"),
+    ("regions/src/memory/copy.rs", "copies of memory others may write"),
+    ("regions/src/memory/mapping.rs", "mmap(2) and its like"),
+    ("regions/src/memory/source.rs", "memory the caller vouches for"),
+    ("regions/src/region.rs", "pointers into regions, memory the caller vouches for"),
+    ("regions/src/slab/mod.rs", "slots over memory the caller vouches for"),
+    ("regions/src/slab/slot.rs", "reference counts of slots"),
+    ("regions/src/span.rs", "bytes of a shared range as a slice"),
+    ("regions/tests/region.rs", "a test with foreign memory"),
+    ("regions/tests/slab.rs", "a test with foreign memory"),
+    ("tests/tests/child/allocations.rs", "a counting allocator"),
+    ("tests/tests/child/mod.rs", "a test that forks"),
+    ("tests/tests/child/system_calls.rs", "a test that counts system calls by ptrace"),
+    (
+        "tools/tests/doctor.rs",
+        "a test with system calls between fork and exec, and a pseudo-terminal",
+    ),
+];
 
 #[test]
 fn unsafe_code_is_where_the_table_says() {

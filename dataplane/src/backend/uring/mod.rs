@@ -10,10 +10,11 @@
 //!
 //! An operation on a non-blocking descriptor that the kernel answers with EAGAIN is not an error:
 //! a poll is armed under a name of its own and the operation pushed again when it fires.
-#![allow(unsafe_code)]
 //!
-//! Unsafe here: the kernel follows the pointers in the entries pushed; the slot table keeps what
+//! Unsafe code: the kernel follows the pointers in the entries pushed; the slot table keeps what
 //! they point to until the operation's last event.
+
+#![allow(unsafe_code)]
 
 pub(crate) mod buf_ring;
 mod pools;

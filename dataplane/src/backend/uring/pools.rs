@@ -1,8 +1,9 @@
 //! Kernel-held buffer pools: one provided buffer ring for each group.
-#![allow(unsafe_code)]
 //!
-//! Unsafe here: buffers handed to the kernel are slots the receive pool leased for it; they come
+//! Unsafe code: buffers handed to the kernel are slots the receive pool leased for it; they come
 //! back as leases with their completion, or when the pool is closed with nothing armed on it.
+
+#![allow(unsafe_code)]
 
 use super::buf_ring::{BufRing, Consume};
 use super::ring::Ring;

@@ -15,6 +15,11 @@
 //! taken on the caller's word.
 #![allow(unsafe_code)]
 
+pub(crate) mod builder;
+pub(crate) mod pool;
+pub(crate) mod report;
+pub(crate) mod slot;
+
 use std::fmt;
 use std::ptr::NonNull;
 use std::sync::Arc;
@@ -28,7 +33,7 @@ use crate::pool::Pool;
 use crate::region::Region;
 use crate::slab_builder::{OPERATION, SLOT_ALIGN_BYTES, SlabBuilder, stride_of};
 use crate::slab_report::SlabReport;
-use crate::slot::{self, Shared, SlotRef};
+use crate::slot::{Shared, SlotRef};
 use crate::sync::AtomicU32;
 
 /// A region in equal slots; see the head of this module. Clones are handles of the same slab.

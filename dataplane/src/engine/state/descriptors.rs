@@ -1,8 +1,9 @@
 //! Descriptors: sockets, files and watched descriptors by index and generation.
 //!
 //! Operations name a descriptor by [`DescId`], so a number the system has given to somebody else
-//! is never used, nor the same place in another proactor's table. An entry lives until its last user handle is gone *and* it is closed; it is
-//! closed when nothing is in flight on it. Closing cancels first: whoever closes does not wait.
+//! is never used, nor the same place in another proactor's table. An entry lives until its last
+//! user handle is gone *and* it is closed; it is closed when nothing is in flight on it. Closing
+//! cancels first: whoever closes does not wait.
 //!
 //! A stream has two lanes, send and receive. At most one operation of a lane is with the kernel;
 //! the others stand in line, so order of submission is order of bytes.

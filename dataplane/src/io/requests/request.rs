@@ -75,7 +75,6 @@ impl<P: Port, O: Operation> Request<P, O> {
     }
 
     /// The operation alone, for a [`Batch`](crate::Batch). Of a close, it keeps no handle: unless
-    /// another clone is kept until the batch is submitted, the descriptor closes by itself. Of a close, it keeps no handle: unless
     /// another clone is kept until the batch is submitted, the descriptor closes by itself.
     pub fn into_operation(self) -> O {
         self.op

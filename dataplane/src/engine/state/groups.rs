@@ -9,9 +9,10 @@
 //!
 //! A pool and its slab live until the last event of every operation armed on it: unregistering a
 //! buffer ring is no barrier (the kernel was seen to write a buffer after it).
+//!
+//! Unsafe code: a slot the kernel held is turned back into a lease when its completion arrives.
 
 #![allow(unsafe_code)]
-// Unsafe: a slot the kernel held is turned back into a lease when its completion arrives.
 
 use crate::backend::Provided;
 use regions::{Lease, LeaseFuture, Slab};
