@@ -69,13 +69,10 @@ impl<P: Port, O: Operation> Request<P, O> {
     /// A refused operation comes back whole, with the reason.
     #[inline(always)]
     pub fn submit(self) -> Result<P::Submission<O>, Failed<O>> {
-        let submitted = self.port.submit(self.op, self.deadline_ns);
-        drop(self.last);
-        submitted
+        self.port.submit(self.op, self.deadline_ns, self.last)
     }
 
     /// The operation alone, for a [`Batch`](crate::Batch). Of a close, it keeps no handle: unless
-    /// another clone is kept until the batch is submitted, the descriptor closes by itself. Of a close, it keeps no handle: unless
     /// another clone is kept until the batch is submitted, the descriptor closes by itself.
     pub fn into_operation(self) -> O {
         self.op

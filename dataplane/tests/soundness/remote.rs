@@ -81,3 +81,28 @@ fn a_paused_remote_stream_resumes_every_time() {
         owner.join().unwrap();
     });
 }
+
+/// The handle of a close goes when it is submitted, and its return must not overtake the close,
+/// which waits in the inbox while the proactor is full.
+#[test]
+fn a_remote_close_of_the_last_handle_is_answered_by_a_full_proactor() {
+    within(5, "a remote close at the in-flight bound", || {
+        let io = Proactor::with(Options::default().operations(1)).unwrap();
+        let handle = io.handle();
+        let (a, _peer) = UnixStream::pair().unwrap();
+        let socket = io.block_on(handle.adopt_socket(OwnedFd::from(a))).unwrap().unwrap();
+        let full = io.sleep_until(Instant::now() + Duration::from_secs(3600)).submit().unwrap();
+        let mut closing = socket.close().submit().unwrap();
+        for _ in 0..4 {
+            io.poll(Wait::Now).unwrap();
+        }
+        drop(full);
+        let closed = loop {
+            io.poll(Wait::Until(Instant::now() + 10 * MS)).unwrap();
+            if let Poll::Ready(closed) = poll_once(&mut closing) {
+                break closed;
+            }
+        };
+        assert_eq!(closed.map_err(|failed| failed.error.to_string()), Ok(()));
+    });
+}
