@@ -198,9 +198,11 @@ impl Engine {
             return Payload::Fd(fd, class);
         }
         // A submitter elsewhere cannot put it into the table: do it here.
-        match self.adopt("accept", fd, class) {
+        let name = op.name();
+        match self.adopt(name, fd, class) {
             Ok(id) => Payload::Adopted(Adopted { shared: self.table.shared.clone(), id }),
-            Err((_, fd)) => Payload::Fd(fd, class),
+            // The table is full: the descriptor closes here, the submitter learns why.
+            Err((error, _closed)) => Payload::Refusal(error),
         }
     }
 

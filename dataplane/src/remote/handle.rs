@@ -147,6 +147,7 @@ impl Port for Handle {
     fn adopt(&self, name: &'static str, payload: Payload) -> Result<Arc<Adopted>> {
         match payload {
             Payload::Adopted(adopted) => Ok(Arc::new(adopted)),
+            Payload::Refusal(error) => Err(error),
             _ => Err(no_descriptor(name)),
         }
     }
