@@ -264,7 +264,8 @@ impl Engine {
             _ if result >= 0 => !end_of_stream,
             libc::EINTR | libc::EAGAIN => true,
             libc::ENOBUFS if is_receive => true,
-            libc::ECONNABORTED | libc::EMFILE | libc::ENFILE => false,
+            // One connection was reset while it waited; the listener lives.
+            libc::ECONNABORTED => !is_receive,
             _ => paused_here,
         };
         let paused = body.backlog.as_ref().is_some_and(|backlog| backlog.paused);
