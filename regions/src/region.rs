@@ -177,9 +177,21 @@ impl Region {
     }
 
     /// The descriptor of a memfd (or of a device's memory). Whoever has it can write the memory,
-    /// so asking for it marks the region as shared, for good. Slices that exist already are the
-    /// caller's to watch: write through the descriptor only where no lease or borrowed span is.
-    pub fn fd(&self) -> Option<BorrowedFd<'_>> {
+    /// so asking for it marks the region as shared, for good: spans give no `&[u8]` any more.
+    /// Leases still do, whenever they were made.
+    ///
+    /// # Safety
+    /// Nothing may write a byte through the descriptor, a duplicate of it or a mapping made with
+    /// it while a lease, or a slice that was borrowed from a span before, covers that byte. Nor
+    /// may a safe interface that allows it be given the descriptor.
+    ///
+    /// ```compile_fail,E0133
+    /// let slab = regions::Slab::new(1, 4096)?;
+    /// // Safe code cannot get behind the slices of a slab's leases.
+    /// let descriptor = slab.region().fd();
+    /// # Ok::<(), regions::RegionError>(())
+    /// ```
+    pub unsafe fn fd(&self) -> Option<BorrowedFd<'_>> {
         let fd = self.inner.fd.as_ref()?;
         self.mark_shared();
         Some(fd.as_fd())

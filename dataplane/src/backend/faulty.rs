@@ -8,8 +8,8 @@
 //! - *reordered events*, except where order means something: events of one operation (a result
 //!   comes before its notification), and events that select buffers, whose order is that of the
 //!   bytes in a buffer consumed piece by piece;
-//! - *-EINTR and -EAGAIN* for one-shot transfers and accepts, instead of running them: the engine
-//!   pushes them again;
+//! - *-EINTR and -EAGAIN* for one-shot transfers, *-ECONNABORTED* for accepts, instead of running
+//!   them: the engine pushes them again;
 //! - *-ENOBUFS* for receives from a pool, likewise; also when the pool is not empty, as when
 //!   buffers came back a moment later;
 //! - *late cancels*, handed on after up to three turns, so that operations win their race;
@@ -150,7 +150,8 @@ pub(crate) struct Faulty {
 fn refusal(op: &Op, dice: &mut Dice) -> Option<i32> {
     let transient = match op {
         Op::RecvPool(_) | Op::RecvMany(_) => libc::ENOBUFS,
-        Op::Accept(_) | Op::Recv(_) | Op::RecvVectored(_) | Op::RecvFrom(_) => libc::EINTR,
+        Op::Accept(_) | Op::AcceptMany(_) => libc::ECONNABORTED,
+        Op::Recv(_) | Op::RecvVectored(_) | Op::RecvFrom(_) => libc::EINTR,
         Op::Send(_) | Op::SendVectored(_) | Op::SendTo(_) => libc::EAGAIN,
         Op::Read(_) | Op::Write(_) => libc::EINTR,
         _ => return None,

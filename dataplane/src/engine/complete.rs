@@ -199,9 +199,11 @@ impl Engine {
             return Payload::Fd(fd, class);
         }
         // A submitter elsewhere cannot put it into the table: do it here.
-        match self.adopt("accept", fd, class) {
+        let name = op.name();
+        match self.adopt(name, fd, class) {
             Ok(id) => Payload::Adopted(Adopted { shared: self.table.shared.clone(), id }),
-            Err((_, fd)) => Payload::Fd(fd, class),
+            // The table is full: the descriptor closes here, the submitter learns why.
+            Err((error, _closed)) => Payload::Refusal(error),
         }
     }
 
@@ -264,7 +266,8 @@ impl Engine {
             _ if result >= 0 => !end_of_stream,
             libc::EINTR | libc::EAGAIN => true,
             libc::ENOBUFS if is_receive => true,
-            libc::ECONNABORTED | libc::EMFILE | libc::ENFILE => false,
+            // One connection was reset while it waited; the listener lives.
+            libc::ECONNABORTED => !is_receive,
             _ => paused_here,
         };
         let paused = body.backlog.as_ref().is_some_and(|backlog| backlog.paused);

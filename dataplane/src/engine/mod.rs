@@ -54,7 +54,7 @@ pub enum Payload {
     Adopted(Adopted),
     /// A buffer selected from a pool.
     Lease(Lease),
-    /// It was refused before it reached a backend.
+    /// It was refused before it reached a backend, or what it brought found no place.
     Refusal(Error),
 }
 

@@ -84,9 +84,10 @@ impl Engine {
                     return;
                 }
                 Some(Command::Call(call)) => self.fire.push_back(Fire::Call(call)),
-                Some(Command::Submit { op, deadline_ns, cell }) => {
+                Some(Command::Submit { op, deadline_ns, cell, last }) => {
                     self.counters.foreign_submissions += 1;
                     self.submit_foreign(op, deadline_ns, cell);
+                    drop(last);
                 }
             }
         }

@@ -56,7 +56,8 @@ async fn addresses<P: Port>(port: &P, to: Endpoint) -> Result<Vec<Address>> {
     match to {
         Endpoint::Address(address) => Ok(vec![address]),
         Endpoint::Name(name) => {
-            let resolving = port.clone().submit(Resolve::new(&name), None).map_err(Error::from)?;
+            let resolving =
+                port.clone().submit(Resolve::new(&name), None, None).map_err(Error::from)?;
             let found = resolving.await.map_err(Error::from)?;
             Ok(found.into_iter().map(Address::from).collect())
         }
@@ -77,7 +78,8 @@ async fn connect<P: Port>(
             .map_err(|error| Error::from_io(NAME, &error))?;
         let descriptor = port.place(NAME, fd, class_of(kind)).await?;
         let socket = Socket::new(port.clone(), descriptor);
-        let connecting = port.clone().submit(Connect::new(socket.desc(), address.clone()), None);
+        let connecting =
+            port.clone().submit(Connect::new(socket.desc(), address.clone()), None, None);
         match connecting.map_err(Failed::into_error)?.await {
             Ok(()) => return Ok(socket),
             Err(failed) => {

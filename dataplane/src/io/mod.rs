@@ -39,11 +39,13 @@ pub trait Port: Clone + Sized + sealed::Sealed + 'static {
     /// A multishot operation under way.
     type Stream<O: Multishot>: futures_core::Stream<Item = Result<O::Output<Self>>> + Unpin;
 
+    /// `last`: a handle that must live until the operation has its slot.
     #[doc(hidden)]
     fn submit<O: Operation>(
         self,
         op: O,
         deadline_ns: Option<u64>,
+        last: Option<Self::Descriptor>,
     ) -> Result<Self::Submission<O>, Failed<O>>;
 
     #[doc(hidden)]
@@ -171,6 +173,7 @@ impl Port for Local {
         self,
         op: O,
         deadline_ns: Option<u64>,
+        _last: Option<Self::Descriptor>,
     ) -> Result<Self::Submission<O>, Failed<O>> {
         let id = self.place_op(op, Notify::Nobody, deadline_ns)?;
         Ok(submission::Submission::new(self, id))

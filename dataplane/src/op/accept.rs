@@ -1,6 +1,12 @@
 //! Accepting connections, one or many.
+//!
+//! A connection that was reset while it waited (ECONNABORTED) is nobody's result: the accept goes
+//! on. Out of descriptor numbers (EMFILE, ENFILE) an accept ends with Exhausted, also one of many:
+//! the connection waits on, and whoever frees numbers accepts again.
 
-use super::{Attempt, Context, Forms, Interest, Multishot, Operation, Shape, settle, variant};
+use super::{
+    Advance, Attempt, Context, Forms, Interest, Multishot, Operation, Shape, settle, variant,
+};
 use crate::engine::Outcome;
 use crate::engine::descriptors::{Class, DescId, Descriptor};
 use crate::error::{Error, ErrorKind, Failed, Result};
@@ -40,8 +46,6 @@ fn check_listener(name: &'static str, descriptor: Option<&Descriptor>) -> Result
 fn attempt_accept(cx: &mut Context<'_>) -> Attempt {
     match calls::accept(cx.fd()) {
         result if result == -libc::EAGAIN => Attempt::Blocked(Interest::READABLE),
-        // A connection that was reset while it waited is the next caller's business, not an error.
-        result if result == -libc::ECONNABORTED => Attempt::Blocked(Interest::READABLE),
         result => Attempt::Done(result),
     }
 }
@@ -66,6 +70,13 @@ impl Forms for Accept {
 
     fn attempt(&mut self, cx: &mut Context<'_>) -> Attempt {
         attempt_accept(cx)
+    }
+
+    fn advance(&mut self, result: i32, _: u32) -> Advance {
+        match result == -libc::ECONNABORTED {
+            true => Advance::Again,
+            false => Advance::Done(result),
+        }
     }
 }
 

@@ -457,6 +457,14 @@ fn failure(outcome: &Outcome, name: &'static str) -> Error {
         Reason::Kernel if errno == libc::ECANCELED => {
             error.with_kind(ErrorKind::Interrupted).with_message("the kernel ended it")
         }
+        Reason::Kernel if errno == libc::EMFILE => error.with_message(
+            "this process has no descriptor number left (RLIMIT_NOFILE); close some, or raise it \
+             (`ulimit -n`, LimitNOFILE=)",
+        ),
+        Reason::Kernel if errno == libc::ENFILE => error.with_message(
+            "the system has no open file left; close some, or raise fs.file-max (`sysctl`); the \
+             process's own limit is RLIMIT_NOFILE",
+        ),
         Reason::Kernel => error,
         Reason::User => error.with_kind(ErrorKind::Cancelled).with_message("cancelled"),
         Reason::Timeout => error.with_kind(ErrorKind::TimedOut).with_message("its deadline passed"),

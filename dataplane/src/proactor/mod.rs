@@ -26,6 +26,7 @@ use crate::engine::{Engine, Fire, Reason};
 use crate::error::{Error, ErrorKind, Result};
 use crate::io::Local;
 use crate::io::operation_id::OperationId;
+use crate::loop_waker::LoopWaker;
 use crate::options::{Backend, Options};
 use crate::remote::handle::Handle;
 use crate::remote::inbox::{self, Left, Shared};
@@ -38,8 +39,7 @@ use std::future::Future;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::rc::Rc;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::task::{Context, Poll, Wake, Waker};
+use std::task::{Context, Poll, Waker};
 use std::time::{Duration, Instant};
 
 /// How long a [`Proactor::poll`] may last. An instant, so that retries do not drift.
@@ -109,36 +109,6 @@ impl Drop for Polling<'_> {
         self.0.polling.set(false);
         if self.0.end_after_poll.take() {
             self.0.end();
-        }
-    }
-}
-
-/// The waker of `block_on`: wakes the loop only when it fires on another thread.
-struct LoopWaker {
-    woken: AtomicBool,
-    shared: Arc<Shared>,
-    owner: usize,
-}
-
-thread_local! {
-    static HERE: u8 = const { 0 };
-}
-
-/// Names the calling thread for as long as it runs: the address of a thread-local.
-fn this_thread() -> usize {
-    HERE.with(|here| std::ptr::from_ref(here) as usize)
-}
-
-impl Wake for LoopWaker {
-    fn wake(self: Arc<Self>) {
-        self.wake_by_ref();
-    }
-
-    fn wake_by_ref(self: &Arc<Self>) {
-        self.woken.store(true, Ordering::Release);
-        match this_thread() == self.owner {
-            true => self.shared.wake_here(),
-            false => self.shared.wake(),
         }
     }
 }
@@ -334,11 +304,7 @@ impl Proactor {
         let helpers = Helpers::new(&options.name, options.helpers);
         let mut table = Table::new(bound, options.descriptors, helpers, shared.clone());
         table.capabilities = backend.capabilities();
-        let self_waker = Waker::from(Arc::new(LoopWaker {
-            woken: AtomicBool::new(false),
-            shared: shared.clone(),
-            owner: this_thread(),
-        }));
+        let self_waker = Waker::from(LoopWaker::new(shared.clone(), false));
         let engine = Engine {
             table,
             backend: Some(backend),
@@ -494,18 +460,16 @@ impl Proactor {
     /// As [`poll`](Self::poll).
     pub fn block_on<F: Future>(&self, future: F) -> Result<F::Output> {
         let mut future = std::pin::pin!(future);
-        let shared = self.inner.shared.clone();
-        let owner = this_thread();
-        let state = Arc::new(LoopWaker { woken: AtomicBool::new(true), shared, owner });
+        let state = LoopWaker::new(self.inner.shared.clone(), true);
         let waker = Waker::from(state.clone());
         let mut cx = Context::from_waker(&waker);
         loop {
-            if state.woken.swap(false, Ordering::Acquire)
+            if state.take_woken()
                 && let Poll::Ready(value) = future.as_mut().poll(&mut cx)
             {
                 return Ok(value);
             }
-            let wait = match state.woken.load(Ordering::Acquire) {
+            let wait = match state.is_woken() {
                 true => Wait::Now,
                 false => Wait::Forever,
             };

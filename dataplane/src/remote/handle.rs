@@ -88,9 +88,14 @@ impl Handle {
         Request::new(self, Timer::at(at))
     }
 
-    fn send<O: Operation>(&self, op: O, deadline_ns: Option<u64>) -> Result<Arc<Cell>, Failed<O>> {
+    fn send<O: Operation>(
+        &self,
+        op: O,
+        deadline_ns: Option<u64>,
+        last: Option<Arc<Adopted>>,
+    ) -> Result<Arc<Cell>, Failed<O>> {
         let cell = Arc::new(Cell::default());
-        let command = Command::Submit { op: op.into(), deadline_ns, cell: cell.clone() };
+        let command = Command::Submit { op: op.into(), deadline_ns, cell: cell.clone(), last };
         let Err(refused) = self.shared.send(command) else { return Ok(cell) };
         let (command, error) = refused.into_parts("submit", self.shared.capacity());
         let error = if self.shared.origin.is_here() { error } else { inbox::forked("submit") };
@@ -124,8 +129,9 @@ impl Port for Handle {
         self,
         op: O,
         deadline_ns: Option<u64>,
+        last: Option<Arc<Adopted>>,
     ) -> Result<RemoteSubmission<O>, Failed<O>> {
-        let cell = self.send(op, deadline_ns)?;
+        let cell = self.send(op, deadline_ns, last)?;
         Ok(RemoteSubmission::new(self, cell))
     }
 
@@ -134,13 +140,14 @@ impl Port for Handle {
         op: O,
         deadline_ns: Option<u64>,
     ) -> Result<RemoteStream<O>, Failed<O>> {
-        let cell = self.send(op, deadline_ns)?;
+        let cell = self.send(op, deadline_ns, None)?;
         Ok(RemoteStream::new(self.clone(), cell))
     }
 
     fn adopt(&self, name: &'static str, payload: Payload) -> Result<Arc<Adopted>> {
         match payload {
             Payload::Adopted(adopted) => Ok(Arc::new(adopted)),
+            Payload::Refusal(error) => Err(error),
             _ => Err(no_descriptor(name)),
         }
     }

@@ -8,7 +8,7 @@
 //! The queue closes when the proactor is gone: what is still in it is dropped without being run,
 //! its waiters are told.
 
-use super::cell::Cell;
+use super::cell::{Adopted, Cell};
 use super::waker::{Bell, WakeWord};
 use crate::backend::OpId;
 use crate::error::{Error, ErrorKind};
@@ -26,8 +26,10 @@ pub(crate) type ForeignCall = Box<dyn FnOnce(Option<&Proactor>) + Send>;
 
 /// What a foreign thread asks for.
 pub(crate) enum Command {
-    /// Run this operation; the cell is told.
-    Submit { op: Op, deadline_ns: Option<u64>, cell: Arc<Cell> },
+    /// Run this operation; the cell is told. `last` is the handle a close was made of: the
+    /// descriptor must be open until the close has its slot, and the handle's own return may be
+    /// swept before that.
+    Submit { op: Op, deadline_ns: Option<u64>, cell: Arc<Cell>, last: Option<Arc<Adopted>> },
     /// Run this on the poll thread, between two waits, with nothing borrowed.
     Call(ForeignCall),
 }

@@ -2,8 +2,8 @@
 
 use super::{MS, poll_once, proactor, within};
 use dataplane::regions::Slab;
-use dataplane::{Backend, Options, Proactor, Wait};
-use std::io::Write as _;
+use dataplane::{Backend, ErrorKind, Options, Proactor, Wait};
+use std::io::{Read as _, Write as _};
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
 use std::pin::Pin;
@@ -79,5 +79,46 @@ fn a_paused_remote_stream_resumes_every_time() {
         }
         stop.store(true, Ordering::Relaxed);
         owner.join().unwrap();
+    });
+}
+
+/// The handle of a close goes when it is submitted, and its return must not overtake the close,
+/// which waits in the inbox while the proactor is full.
+#[test]
+fn a_remote_close_of_the_last_handle_is_answered_by_a_full_proactor() {
+    within(5, "a remote close at the in-flight bound", || {
+        let io = Proactor::with(Options::default().operations(1)).unwrap();
+        let handle = io.handle();
+        let (a, _peer) = UnixStream::pair().unwrap();
+        let socket = io.block_on(handle.adopt_socket(OwnedFd::from(a))).unwrap().unwrap();
+        let full = io.sleep_until(Instant::now() + Duration::from_secs(3600)).submit().unwrap();
+        let mut closing = socket.close().submit().unwrap();
+        for _ in 0..4 {
+            io.poll(Wait::Now).unwrap();
+        }
+        drop(full);
+        let closed = loop {
+            io.poll(Wait::Until(Instant::now() + 10 * MS)).unwrap();
+            if let Poll::Ready(closed) = poll_once(&mut closing) {
+                break closed;
+            }
+        };
+        assert_eq!(closed.map_err(|failed| failed.error.to_string()), Ok(()));
+    });
+}
+
+#[test]
+fn a_remote_accept_into_a_full_table_names_the_limit_and_closes() {
+    within(5, "a remote accept", || {
+        let io = Proactor::with(Options::default().descriptors(1)).unwrap();
+        let handle = io.handle();
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let to = listener.local_addr().unwrap();
+        let listener = io.block_on(handle.adopt_socket(OwnedFd::from(listener))).unwrap().unwrap();
+        let mut peer = std::net::TcpStream::connect(to).unwrap();
+        let error = io.block_on(async { listener.accept().await }).unwrap().unwrap_err().error;
+        assert_eq!(error.kind(), ErrorKind::Exhausted);
+        assert!(error.to_string().contains("Options::descriptors"), "{error}");
+        assert_eq!(peer.read(&mut [0]).unwrap(), 0, "nobody keeps the connection");
     });
 }

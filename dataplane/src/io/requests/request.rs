@@ -69,9 +69,7 @@ impl<P: Port, O: Operation> Request<P, O> {
     /// A refused operation comes back whole, with the reason.
     #[inline(always)]
     pub fn submit(self) -> Result<P::Submission<O>, Failed<O>> {
-        let submitted = self.port.submit(self.op, self.deadline_ns);
-        drop(self.last);
-        submitted
+        self.port.submit(self.op, self.deadline_ns, self.last)
     }
 
     /// The operation alone, for a [`Batch`](crate::Batch). Of a close, it keeps no handle: unless
