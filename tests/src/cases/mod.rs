@@ -1,15 +1,18 @@
 //! The cases, one file for each noun.
 
+pub mod accept;
 pub mod batch;
 pub mod callbacks;
 pub mod cancel;
 pub mod cancel_race;
+pub mod close;
 pub mod core;
 pub mod datagram;
 pub mod descriptor;
 pub mod file;
 pub mod memory;
 mod net;
+pub mod pool;
 pub mod registration;
 pub mod remote;
 pub mod shutdown;
@@ -18,7 +21,9 @@ pub mod tcp;
 pub mod timeouts;
 pub mod timers;
 pub mod unix;
+pub mod vectored;
 pub mod wake;
+pub mod zero_copy;
 
 use crate::Case;
 
@@ -42,6 +47,11 @@ const LISTS: &[&[Case]] = &[
     timers::CASES,
     unix::CASES,
     wake::CASES,
+    accept::CASES,
+    close::CASES,
+    pool::CASES,
+    vectored::CASES,
+    zero_copy::CASES,
 ];
 
 /// Every case of a normal run.
