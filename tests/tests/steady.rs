@@ -173,6 +173,36 @@ fn awaiting_allocates_nothing_either() {
     });
 }
 
+/// However often it is asked for while nobody sleeps: no call; to a sleeper: one `write(2)`.
+#[test]
+fn a_wake_is_at_most_one_write() {
+    child::alone("a_wake_is_at_most_one_write", || {
+        for backend in Backend::ALL {
+            if proactor(backend, Options::default()).is_none() {
+                continue;
+            }
+            let counts = system_calls(|| {
+                let io = Proactor::with(Options::default().backend(backend)).unwrap();
+                let handle = io.handle();
+                nop(&io);
+                mark();
+                (0..ROUNDS).for_each(|_| handle.wake());
+                mark();
+                assert_eq!(io.poll(Wait::Forever).unwrap(), 0, "all of them are one");
+                drop(io);
+                // The end of the section must be seen to have been counted at all.
+                mark();
+                std::hint::black_box(std::fs::metadata("/")).unwrap();
+                mark();
+            });
+            let writes = counts.get(&libc::SYS_write).copied().unwrap_or(0);
+            let rest = counts.values().sum::<usize>() - writes;
+            assert!(writes <= 1, "{backend}: {}", names(&counts));
+            assert_eq!(rest, 1, "{backend}: only the last look: {}", names(&counts));
+        }
+    });
+}
+
 /// One connection talks while `idle` others only wait; what the loop asks of the kernel.
 fn talk_among(backend: Backend, idle: usize) -> child::Counts {
     system_calls(|| {

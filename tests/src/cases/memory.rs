@@ -23,6 +23,8 @@ pub const CASES: &[Case] = &[
     Case { name: "memory/device_memory_is_refused", needs: &[], run: device_memory },
     Case { name: "memory/leases_wait_for_completions", needs: &[], run: leases_wait },
     Case { name: "memory/received_bytes_are_the_length", needs: &[], run: length_is_received },
+    Case { name: "memory/addresses_stay_where_they_are", needs: &[], run: addresses_stay },
+    Case { name: "memory/a_dropped_stream_returns_buffers", needs: &[], run: a_dropped_stream },
 ];
 
 fn a_slot_goes_round(cx: &Cx<'_>) -> Result<(), Skip> {
@@ -276,5 +278,68 @@ fn length_is_received(cx: &Cx<'_>) -> Result<(), Skip> {
         filled.reset();
         assert_eq!(filled.len(), 64);
     }
+    Ok(())
+}
+
+/// The kernel writes a sender's address long after the slots around it have come, gone and grown.
+fn addresses_stay(cx: &Cx<'_>) -> Result<(), Skip> {
+    let slab = cx.slab(16, 64);
+    let bind = || {
+        let socket = std::net::UdpSocket::bind("127.0.0.1:0").expect("loopback");
+        (socket.local_addr().expect("an address"), cx.io.adopt_socket(socket).expect("room"))
+    };
+    let receivers: Vec<_> = (0..16).map(|_| bind()).collect();
+    let senders: Vec<_> = (0..16).map(|_| bind()).collect();
+    let receives: Vec<_> = receivers
+        .iter()
+        .map(|(_, socket)| socket.recv_from(slab.lease().expect("a slot")).submit().expect("room"))
+        .collect();
+    cx.io.poll(dataplane::Wait::Now).expect("a turn");
+    // Results that nobody takes stay in their slots, and more slots are made.
+    let untaken: Vec<_> = (0..300)
+        .map(|_| {
+            let nop = cx.io.nop().submit().expect("results do not count");
+            cx.poll_until("a no-op", || cx.io.stats().in_flight == 16);
+            nop
+        })
+        .collect();
+    for ((to, _), (_, sender)) in receivers.iter().zip(&senders) {
+        cx.block_on(sender.send_to(vec![1], *to)).expect("sent");
+    }
+    for (receive, (from, _)) in receives.into_iter().zip(&senders) {
+        let (filled, sender) = cx.block_on(receive).expect("received");
+        assert_eq!((filled.len(), sender), (1, (*from).into()));
+    }
+    drop(untaken);
+    Ok(())
+}
+
+/// What had been received for nobody goes back to the pool with the stream.
+fn a_dropped_stream(cx: &Cx<'_>) -> Result<(), Skip> {
+    let pool = cx.io.receive_pool(8, 64).expect("a pool");
+    let slab = pool.slab().clone();
+    for _ in 0..5 {
+        let (one, two) = cx.unix_pair();
+        let stream = one.receive_all(&pool).submit().expect("room");
+        cx.block_on(two.send_all(vec![1; 300])).expect("sent");
+        for _ in 0..4 {
+            cx.io.poll(dataplane::Wait::Now).expect("a turn");
+        }
+        drop(stream);
+        cx.poll_until("the end", || cx.io.stats().in_flight == 0);
+        // All eight are to be had again, through the pool.
+        let (one, two) = cx.unix_pair();
+        cx.block_on(two.send_all(vec![2; 512])).expect("sent");
+        let mut held = Vec::new();
+        let mut found = 0;
+        while found < 512 {
+            let filled = cx.block_on(one.recv_pool(&pool)).expect("received").expect("bytes");
+            found += filled.len();
+            held.push(filled);
+        }
+        assert!(held.iter().all(|filled| filled.iter().all(|&byte| byte == 2)));
+    }
+    drop(pool);
+    cx.poll_until("the slots", || slab.available() == 8);
     Ok(())
 }
