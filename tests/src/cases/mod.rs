@@ -29,15 +29,18 @@ use crate::Case;
 
 /// Every list of cases.
 const LISTS: &[&[Case]] = &[
+    accept::CASES,
     batch::CASES,
     callbacks::CASES,
     cancel::CASES,
     cancel_race::CASES,
+    close::CASES,
     core::CASES,
     datagram::CASES,
     descriptor::CASES,
     file::CASES,
     memory::CASES,
+    pool::CASES,
     registration::CASES,
     remote::CASES,
     shutdown::CASES,
@@ -46,11 +49,8 @@ const LISTS: &[&[Case]] = &[
     timeouts::CASES,
     timers::CASES,
     unix::CASES,
-    wake::CASES,
-    accept::CASES,
-    close::CASES,
-    pool::CASES,
     vectored::CASES,
+    wake::CASES,
     zero_copy::CASES,
 ];
 
