@@ -2,8 +2,8 @@
 //!
 //! Each row of [`RULES`] is one rule in a few words and the places where it is shown: a case of the
 //! suite by its name (`remote/its_thread_may_end_first`), a test as `file: function`, or a program
-//! that the compiler must refuse or take (a file below `tests/tests/ownership`). The test at the end
-//! checks that all of them exist, so that a rule cannot lose its proof by a renaming.
+//! that the compiler must refuse or take (a file below `tests/tests/ownership`). The test at the
+//! end checks that all of them exist, so that a rule cannot lose its proof by a renaming.
 
 use conformance::cases;
 use std::collections::BTreeSet;
@@ -142,7 +142,8 @@ const RULES: &[Rule] = &[
             "registration/dropped_on_another_thread",
             "registration/slab_dropped_on_another_thread",
             "dataplane/src/backend/uring/tables.rs: the_tag_waits_for_the_read_that_is_in_flight",
-            "dataplane/src/backend/uring/buf_ring.rs: a_ring_dropped_too_early_is_leaked_and_counted",
+            "dataplane/src/backend/uring/buf_ring.rs: \
+             a_ring_dropped_too_early_is_leaked_and_counted",
             "dataplane/tests/soundness/registrations.rs: \
              unregistering_waits_for_operations_still_in_line",
         ],
@@ -158,7 +159,7 @@ const RULES: &[Rule] = &[
     Rule {
         rule: "A wake is one atomic word and at most one write; it keeps errno, and none is lost.",
         shown_by: &[
-            "tests/tests/steady.rs: a_wake_is_at_most_one_write",
+            "tests/tests/process/steady.rs: a_wake_is_at_most_one_write",
             "remote/a_wake_ends_a_poll",
             "wake/from_many_threads",
             "dataplane/src/remote/waker.rs: a_saturated_bell_still_rings_and_errno_survives",
@@ -169,10 +170,10 @@ const RULES: &[Rule] = &[
     Rule {
         rule: "A forked child owns nothing: calls say so, drops leave the kernel alone.",
         shown_by: &[
-            "tests/tests/fork.rs: every_call_in_the_child_says_forked",
-            "tests/tests/fork.rs: a_child_that_drops_everything_disturbs_nothing",
-            "tests/tests/fork.rs: a_child_makes_its_own_proactor",
-            "tests/tests/fork.rs: work_on_helpers_is_the_parents",
+            "tests/tests/process/fork.rs: every_call_in_the_child_says_forked",
+            "tests/tests/process/fork.rs: a_child_that_drops_everything_disturbs_nothing",
+            "tests/tests/process/fork.rs: a_child_makes_its_own_proactor",
+            "tests/tests/process/fork.rs: work_on_helpers_is_the_parents",
             "dataplane/src/sys/fork.rs: a_grandchild_is_neither",
         ],
     },

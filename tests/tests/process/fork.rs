@@ -1,9 +1,10 @@
 //! A forked child owns nothing of its parent's proactor: every call says Forked, every drop leaves
 //! the kernel alone, and the parent goes on as if there had been no child.
+#![allow(clippy::unwrap_used)]
 
-mod child;
+use crate::child;
 
-use child::{Ended, forked};
+use crate::child::{Ended, forked};
 use dataplane::regions::Slab;
 use dataplane::{Backend, ErrorKind, OpenOptions, Options, Proactor, Wait};
 use std::future::IntoFuture;
@@ -13,7 +14,7 @@ use std::time::Duration;
 
 /// Runs `body` with a proactor of each backend there is.
 fn each_backend(name: &str, body: fn(Proactor)) {
-    child::alone(name, || {
+    child::alone(module_path!(), name, || {
         for backend in Backend::ALL {
             match Proactor::with(Options::default().backend(backend)) {
                 Ok(io) => body(io),

@@ -1,10 +1,11 @@
 //! SIGPIPE. No send raises it, also where its default action is in force: a host program in C does
 //! not ignore it as Rust's runtime does. Writes and splices to a pipe or socket that nobody reads
 //! do raise it there, having no flag against it; where it is ignored they are plain errors.
+#![allow(clippy::unwrap_used)]
 
-mod child;
+use crate::child;
 
-use child::{Ended, forked};
+use crate::child::{Ended, forked};
 use dataplane::regions::{Slab, Span, SpanList};
 use dataplane::{Backend, ErrorKind, OpenOptions, Options, Proactor, ZeroCopy};
 use std::future::IntoFuture;
@@ -66,7 +67,7 @@ fn writes(backend: Backend) {
 }
 
 fn each_backend(name: &str, is_ignored: bool, body: fn(Backend)) {
-    child::alone(name, || {
+    child::alone(module_path!(), name, || {
         for backend in Backend::ALL {
             if let Err(error) = Proactor::with(Options::default().backend(backend)) {
                 child::say(&format!("skipped on {backend}: {error}"));

@@ -7,7 +7,7 @@
 //!
 //! Unsafe here: fork, ptrace, prctl and the limit calls have no safe form. A forked child of a
 //! process with one busy thread may allocate (the C library sees to its own locks).
-#![allow(unsafe_code, dead_code, unused_imports)]
+#![allow(unsafe_code)]
 
 mod allocations;
 mod system_calls;
@@ -25,10 +25,14 @@ const ONLY: &str = "DATAPLANE_ONLY_TEST";
 /// Seconds after which a child is killed.
 const LIMIT_S: u32 = 60;
 
-/// Runs `body` in a process that runs the test `name` and nothing else.
+/// Runs `body` in a process that runs the test `name` of the module `path` and nothing else.
 ///
 /// What the process prints about skips is passed on, past the capture of passing tests.
-pub(crate) fn alone(name: &str, body: impl FnOnce()) {
+pub(crate) fn alone(path: &str, name: &str, body: impl FnOnce()) {
+    // The harness names tests without the crate.
+    let path = path.split_once("::").map_or("", |(_, inside)| inside);
+    let name = format!("{path}::{name}");
+    let name = name.as_str();
     if std::env::var(ONLY).is_ok_and(|only| only == name) {
         alarm();
         return body();

@@ -1,7 +1,8 @@
 //! Where io_uring is forbidden, as in many containers, or where an ordinary user may pin only a
 //! little memory: the program works, says what it got instead, and why.
+#![allow(clippy::unwrap_used)]
 
-mod child;
+use crate::child;
 
 use dataplane::regions::{Region, Slab};
 use dataplane::{Backend, ErrorKind, OpenOptions, Options, Proactor};
@@ -31,7 +32,7 @@ fn works(io: &Proactor) {
 
 /// On `auto` the loop works and says why it is not io_uring; on io_uring the error says so.
 fn forbidden(name: &str, errno: i32, words: &'static str) {
-    child::alone(name, move || {
+    child::alone(module_path!(), name, move || {
         child::forbid_io_uring(errno);
         let io = Proactor::new().unwrap();
         assert_eq!(io.backend(), Backend::Epoll);
@@ -65,7 +66,7 @@ fn enosys_leaves_a_working_loop() {
 
 #[test]
 fn a_handle_works_where_io_uring_is_forbidden() {
-    child::alone("a_handle_works_where_io_uring_is_forbidden", || {
+    child::alone(module_path!(), "a_handle_works_where_io_uring_is_forbidden", || {
         child::forbid_io_uring(libc::EPERM);
         let io = Proactor::new().unwrap();
         let handle = io.handle();
@@ -85,7 +86,7 @@ fn a_handle_works_where_io_uring_is_forbidden() {
 /// memory goes on without being registered.
 #[test]
 fn an_ordinary_user_with_little_locked_memory() {
-    child::alone("an_ordinary_user_with_little_locked_memory", || {
+    child::alone(module_path!(), "an_ordinary_user_with_little_locked_memory", || {
         const LIMIT_BYTES: u64 = 1 << 20;
         let is_set = child::limit(libc::RLIMIT_MEMLOCK, LIMIT_BYTES);
         if let Err(error) = is_set.and_then(|()| child::become_nobody()) {
@@ -125,7 +126,7 @@ fn an_ordinary_user_with_little_locked_memory() {
 /// With no room to lock at all, `auto` says which limit it met.
 #[test]
 fn an_ordinary_user_with_no_locked_memory() {
-    child::alone("an_ordinary_user_with_no_locked_memory", || {
+    child::alone(module_path!(), "an_ordinary_user_with_no_locked_memory", || {
         let is_set = child::limit(libc::RLIMIT_MEMLOCK, 0);
         if let Err(error) = is_set.and_then(|()| child::become_nobody()) {
             return child::say(&format!("skipped: becoming an ordinary user: {error}"));

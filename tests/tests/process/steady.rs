@@ -1,17 +1,15 @@
 //! What a loop costs once it runs: one system call a turn, no allocation, and nothing for
 //! connections that are idle. Counted, not timed.
+#![allow(clippy::unwrap_used)]
 
-mod child;
+use crate::child;
 
-use child::{allocations, io_uring_enter, mark, names, system_calls};
+use crate::child::{allocations, io_uring_enter, mark, names, system_calls};
 use dataplane::regions::Slab;
 use dataplane::{Backend, Options, Proactor, Socket, Wait};
 use std::io::{Read, Write};
 use std::os::unix::net::UnixStream;
 use std::time::{Duration, Instant};
-
-#[global_allocator]
-static ALLOCATOR: child::Counting = child::Counting;
 
 /// Rounds before counting: tables have grown and pollers are armed by then.
 const WARM_UP: usize = 100;
@@ -41,7 +39,7 @@ fn nop(io: &Proactor) {
 
 #[test]
 fn a_no_op_loop_makes_one_system_call_a_turn() {
-    child::alone("a_no_op_loop_makes_one_system_call_a_turn", || {
+    child::alone(module_path!(), "a_no_op_loop_makes_one_system_call_a_turn", || {
         if proactor(Backend::IoUring, Options::default()).is_none() {
             return;
         }
@@ -92,7 +90,7 @@ impl Echo {
 
 #[test]
 fn an_echo_loop_makes_one_system_call_a_turn() {
-    child::alone("an_echo_loop_makes_one_system_call_a_turn", || {
+    child::alone(module_path!(), "an_echo_loop_makes_one_system_call_a_turn", || {
         if proactor(Backend::IoUring, Options::default()).is_none() {
             return;
         }
@@ -118,7 +116,7 @@ fn an_echo_loop_makes_one_system_call_a_turn() {
 
 #[test]
 fn the_steady_state_allocates_nothing() {
-    child::alone("the_steady_state_allocates_nothing", || {
+    child::alone(module_path!(), "the_steady_state_allocates_nothing", || {
         for backend in Backend::ALL {
             let Some(io) = proactor(backend, Options::default()) else { continue };
             let first = allocations();
@@ -143,7 +141,7 @@ fn the_steady_state_allocates_nothing() {
 
 #[test]
 fn awaiting_allocates_nothing_either() {
-    child::alone("awaiting_allocates_nothing_either", || {
+    child::alone(module_path!(), "awaiting_allocates_nothing_either", || {
         for backend in Backend::ALL {
             let Some(io) = proactor(backend, Options::default()) else { continue };
             let echo = Echo::new(io);
@@ -176,7 +174,7 @@ fn awaiting_allocates_nothing_either() {
 /// However often it is asked for while nobody sleeps: no call; to a sleeper: one `write(2)`.
 #[test]
 fn a_wake_is_at_most_one_write() {
-    child::alone("a_wake_is_at_most_one_write", || {
+    child::alone(module_path!(), "a_wake_is_at_most_one_write", || {
         for backend in Backend::ALL {
             if proactor(backend, Options::default()).is_none() {
                 continue;
@@ -256,7 +254,7 @@ fn talk_among(backend: Backend, idle: usize) -> child::Counts {
 
 #[test]
 fn ten_thousand_idle_connections_cost_no_work() {
-    child::alone("ten_thousand_idle_connections_cost_no_work", || {
+    child::alone(module_path!(), "ten_thousand_idle_connections_cost_no_work", || {
         const IDLE: usize = 10_000;
         let (needed, limit) = (IDLE as u64 * 3 / 2 + 100, child::descriptor_limit());
         if limit < needed {

@@ -1,10 +1,14 @@
 //! Queues and tables at their limits: small submission and completion queues, a full table of
 //! registered memory, no descriptor left for an accept. Nothing is lost, and errors name the limit.
+#![allow(clippy::unwrap_used)]
 
-mod child;
+use crate::child;
 
+use dataplane::operations::{AcceptMany, PollMany, RecvMany};
 use dataplane::regions::{Region, Slab};
-use dataplane::{Backend, Error, ErrorKind, Interest, Options, Proactor, SqPoll, Submission, Wait};
+use dataplane::{
+    Backend, Error, ErrorKind, Interest, LocalStream, Options, Proactor, SqPoll, Submission, Wait,
+};
 use futures_util::StreamExt;
 use std::future::IntoFuture;
 use std::io::{Read, Write};
@@ -38,10 +42,48 @@ fn until(io: &Proactor, what: &str, mut ready: impl FnMut() -> bool) {
     }
 }
 
+/// What has come of an accept, a receive and many polls.
+struct Seen {
+    accepted: usize,
+    found: Vec<u8>,
+    ready: Vec<bool>,
+}
+
+impl Seen {
+    /// Takes everything that is there.
+    fn take(
+        &mut self,
+        incoming: &mut LocalStream<AcceptMany>,
+        flowing: &mut LocalStream<RecvMany>,
+        readiness: &mut [LocalStream<PollMany>],
+    ) {
+        while let Some(item) = incoming.try_next() {
+            drop(item.unwrap());
+            self.accepted += 1;
+        }
+        while let Some(item) = flowing.try_next() {
+            self.found.extend_from_slice(&item.unwrap());
+        }
+        for (stream, ready) in readiness.iter_mut().zip(&mut self.ready) {
+            while let Some(item) = stream.try_next() {
+                item.unwrap();
+                *ready = true;
+            }
+        }
+    }
+
+    /// Whether it is all, the bytes in order.
+    fn is(&self, accepted: usize, bytes: &[u8]) -> bool {
+        assert!(bytes.starts_with(&self.found), "out of order");
+        let is_ready = self.ready.iter().all(|&ready| ready);
+        self.accepted == accepted && self.found.len() == bytes.len() && is_ready
+    }
+}
+
 /// More completions at once than the queue holds: readiness, accepts and data all arrive.
 #[test]
 fn a_completion_queue_that_overflows_loses_nothing() {
-    child::alone("a_completion_queue_that_overflows_loses_nothing", || {
+    child::alone(module_path!(), "a_completion_queue_that_overflows_loses_nothing", || {
         let options = Options::default().operations(256).submissions(8).completions(8);
         let Some(io) = ring(options) else { return };
         const COUNT: usize = 100;
@@ -70,45 +112,24 @@ fn a_completion_queue_that_overflows_loses_nothing() {
         let clients: Vec<_> = (0..COUNT).map(|_| TcpStream::connect(&to).unwrap()).collect();
         ends.iter().for_each(|(_, far)| (&*far).write_all(&[1]).unwrap());
         io.flush().unwrap();
-        let (mut accepted, mut found, mut ready) = (0, Vec::new(), vec![false; COUNT]);
+        let mut seen = Seen { accepted: 0, found: Vec::new(), ready: vec![false; COUNT] };
         until(&io, "everything", || {
-            while let Some(item) = incoming.try_next() {
-                drop(item.unwrap());
-                accepted += 1;
-            }
-            while let Some(item) = flowing.try_next() {
-                found.extend_from_slice(&item.unwrap());
-            }
-            for (stream, ready) in readiness.iter_mut().zip(&mut ready) {
-                while let Some(item) = stream.try_next() {
-                    item.unwrap();
-                    *ready = true;
-                }
-            }
-            accepted == COUNT && found.len() == bytes.len() && ready.iter().all(|&ready| ready)
+            seen.take(&mut incoming, &mut flowing, &mut readiness);
+            seen.is(COUNT, &bytes)
         });
-        assert!(found == bytes, "in order");
         assert!(io.stats().overflows > 0, "8 entries were enough? {:?}", io.stats());
         // What the overflow ended is armed again: it all works once more.
-        ready.fill(false);
+        seen.ready.fill(false);
         for (near, far) in &ends {
             (&*near).read_exact(&mut [0]).unwrap();
             (&*far).write_all(&[2]).unwrap();
         }
         let late = TcpStream::connect(&to).unwrap();
         source.write_all(b"again").unwrap();
+        let bytes = [&bytes[..], b"again"].concat();
         until(&io, "everything again", || {
-            while let Some(item) = incoming.try_next() {
-                drop(item.unwrap());
-                accepted += 1;
-            }
-            while let Some(item) = flowing.try_next() {
-                found.extend_from_slice(&item.unwrap());
-            }
-            for (stream, ready) in readiness.iter_mut().zip(&mut ready) {
-                *ready |= stream.try_next().is_some_and(|item| item.is_ok());
-            }
-            accepted == COUNT + 1 && found.ends_with(b"again") && ready.iter().all(|&ready| ready)
+            seen.take(&mut incoming, &mut flowing, &mut readiness);
+            seen.is(COUNT + 1, &bytes)
         });
         drop((clients, late));
     });
@@ -117,7 +138,7 @@ fn a_completion_queue_that_overflows_loses_nothing() {
 /// Two entries for everything: operations, cancels and re-arms stand in line and arrive in order.
 #[test]
 fn a_submission_queue_of_two_is_enough() {
-    child::alone("a_submission_queue_of_two_is_enough", || {
+    child::alone(module_path!(), "a_submission_queue_of_two_is_enough", || {
         let options = Options::default().operations(64).submissions(2);
         let Some(io) = ring(options) else { return };
         let slab = Slab::new(64, 64).unwrap();
@@ -161,7 +182,7 @@ fn a_submission_queue_of_two_is_enough() {
 /// The kernel's own thread submits.
 #[test]
 fn a_polled_submission_queue_works() {
-    child::alone("a_polled_submission_queue_works", || {
+    child::alone(module_path!(), "a_polled_submission_queue_works", || {
         let sqpoll = SqPoll { idle: Duration::from_millis(2), cpu: None };
         let Some(io) = ring(Options::default().sqpoll(sqpoll)) else { return };
         let slab = Slab::new(2, 4096).unwrap();
@@ -196,7 +217,7 @@ fn a_polled_submission_queue_works() {
 /// 16,384 entries is what the kernel gives; the error says how many are used, and of how many.
 #[test]
 fn a_full_table_of_registered_memory_names_its_size() {
-    child::alone("a_full_table_of_registered_memory_names_its_size", || {
+    child::alone(module_path!(), "a_full_table_of_registered_memory_names_its_size", || {
         let Some(io) = ring(Options::default()) else { return };
         let mut held = Vec::new();
         let error: Error = loop {
@@ -230,7 +251,7 @@ fn a_full_table_of_registered_memory_names_its_size() {
 /// once a descriptor is free.
 #[test]
 fn an_accept_without_descriptors_says_so() {
-    child::alone("an_accept_without_descriptors_says_so", || {
+    child::alone(module_path!(), "an_accept_without_descriptors_says_so", || {
         for backend in Backend::ALL {
             let Ok(io) = Proactor::with(Options::default().backend(backend)) else { continue };
             let listener = io.listen("127.0.0.1:0").unwrap();
@@ -259,7 +280,7 @@ fn an_accept_without_descriptors_says_so() {
 
 #[test]
 fn a_stream_of_accepts_survives_a_full_table() {
-    child::alone("a_stream_of_accepts_survives_a_full_table", || {
+    child::alone(module_path!(), "a_stream_of_accepts_survives_a_full_table", || {
         child::limit(libc::RLIMIT_NOFILE, 256).unwrap();
         for backend in Backend::ALL {
             let Ok(io) = Proactor::with(Options::default().backend(backend)) else { continue };
