@@ -61,7 +61,6 @@ const RULES: &[Rule] = &[
             "ownership/refused/stays_is_a_proof.rs",
             "ownership/allowed/what_crosses_threads.rs",
             "ownership/allowed/remote_futures_are_spawned.rs",
-            "ownership/refused/call_takes_no_rc.rs",
             "remote/a_socket_moves_over",
             "remote/a_socket_in_use_stays",
         ],

@@ -1,11 +1,14 @@
 //! A request holds its buffer; it is submitted once.
-use dataplane::regions::Slab;
+use dataplane::Request;
+use dataplane::operations::Recv;
 
-fn twice(socket: &dataplane::Socket, slab: &Slab) {
-    let request = socket.recv(slab.lease().unwrap());
-    let first = request.submit();
-    let second = request.submit();
-    drop((first, second));
+fn submit<P: dataplane::Port>(request: Request<P, Recv>) {
+    let _ = request.submit();
+}
+
+fn twice<P: dataplane::Port>(request: Request<P, Recv>) {
+    submit(request);
+    submit(request);
 }
 
 fn main() {}
