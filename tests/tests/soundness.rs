@@ -1,7 +1,7 @@
 //! Who keeps what alive, rule by rule, and the tests that show it.
 //!
 //! Each row of [`RULES`] is one rule in a few words and the places where it is shown: a case of the
-//! suite by its name (`remote/its_thread_may_end_first`), a test as `file: function`, or a program
+//! suite by its name (`remote/its_thread_may_end_first`), a test as `package: function`, or a program
 //! that the compiler must refuse or take (a file below `tests/tests/ownership`). The test at the
 //! end checks that all of them exist, so that a rule cannot lose its proof by a renaming.
 
@@ -20,9 +20,9 @@ const RULES: &[Rule] = &[
         rule: "What the kernel reads or writes besides buffers stands in slots that never move.",
         shown_by: &[
             "memory/addresses_stay_where_they_are",
-            "dataplane/src/engine/slots.rs: results_waiting_take_more_slots_and_nothing_moves",
-            "dataplane/src/engine/scratch.rs: datagrams_bring_their_senders",
-            "dataplane/src/engine/scratch.rs: few_vectors_need_no_memory_and_many_keep_theirs",
+            "dataplane: results_waiting_take_more_slots_and_nothing_moves",
+            "dataplane: datagrams_bring_their_senders",
+            "dataplane: few_vectors_need_no_memory_and_many_keep_theirs",
         ],
     },
     Rule {
@@ -77,9 +77,8 @@ const RULES: &[Rule] = &[
             "callbacks/poll_inside_is_busy",
             "callbacks/drop_the_proactor_inside",
             "remote/calls_bring_values",
-            "dataplane/tests/soundness/wakers.rs: a_waker_is_cloned_with_nothing_borrowed",
-            "dataplane/tests/soundness/wakers.rs: \
-             a_buffer_taken_in_vain_goes_back_with_nothing_borrowed",
+            "dataplane: a_waker_is_cloned_with_nothing_borrowed",
+            "dataplane: a_buffer_taken_in_vain_goes_back_with_nothing_borrowed",
         ],
     },
     Rule {
@@ -88,10 +87,8 @@ const RULES: &[Rule] = &[
             "callbacks/a_panic_loses_nobody_else",
             "callbacks/on_each_panics",
             "remote/a_call_that_panics",
-            "dataplane/tests/soundness/callbacks.rs: \
-             a_panic_in_a_multishot_callback_ends_its_operation",
-            "dataplane/tests/soundness/memory.rs: \
-             a_panic_while_shutting_down_frees_no_memory_in_use",
+            "dataplane: a_panic_in_a_multishot_callback_ends_its_operation",
+            "dataplane: a_panic_while_shutting_down_frees_no_memory_in_use",
         ],
     },
     Rule {
@@ -99,10 +96,9 @@ const RULES: &[Rule] = &[
         shown_by: &[
             "descriptor/an_old_name_reaches_nobody",
             "core/names_are_not_reused",
-            "dataplane/src/engine/slots.rs: a_name_dies_with_its_operation",
-            "dataplane/src/engine/slots.rs: generations_skip_zero_when_they_wrap",
-            "dataplane/tests/soundness/names.rs: \
-             a_cancel_by_the_name_of_another_proactors_operation_finds_nothing",
+            "dataplane: a_name_dies_with_its_operation",
+            "dataplane: generations_skip_zero_when_they_wrap",
+            "dataplane: a_cancel_by_the_name_of_another_proactors_operation_finds_nothing",
         ],
     },
     Rule {
@@ -112,8 +108,7 @@ const RULES: &[Rule] = &[
             "registration/memory_lives_until_released",
             "shutdown/work_on_helpers_is_waited_for",
             "shutdown/every_waiter_is_told",
-            "dataplane/tests/soundness/memory.rs: \
-             a_receive_begun_in_a_freed_slot_keeps_its_lease_on_io_uring",
+            "dataplane: a_receive_begun_in_a_freed_slot_keeps_its_lease_on_io_uring",
         ],
     },
     Rule {
@@ -129,7 +124,7 @@ const RULES: &[Rule] = &[
     Rule {
         rule: "A chain is written whole or not at all; a batch submits all of it or nothing.",
         shown_by: &[
-            "dataplane/src/backend/uring/ring.rs: a_chain_that_does_not_fit_stages_nothing",
+            "dataplane: a_chain_that_does_not_fit_stages_nothing",
             "batch/a_malformed_one_submits_none",
             "batch/no_room_hands_all_back",
         ],
@@ -140,11 +135,9 @@ const RULES: &[Rule] = &[
             "registration/release_waits_for_the_kernel",
             "registration/dropped_on_another_thread",
             "registration/slab_dropped_on_another_thread",
-            "dataplane/src/backend/uring/tables.rs: the_tag_waits_for_the_read_that_is_in_flight",
-            "dataplane/src/backend/uring/buf_ring.rs: \
-             a_ring_dropped_too_early_is_leaked_and_counted",
-            "dataplane/tests/soundness/registrations.rs: \
-             unregistering_waits_for_operations_still_in_line",
+            "dataplane: the_tag_waits_for_the_read_that_is_in_flight",
+            "dataplane: a_ring_dropped_too_early_is_leaked_and_counted",
+            "dataplane: unregistering_waits_for_operations_still_in_line",
         ],
     },
     Rule {
@@ -158,22 +151,22 @@ const RULES: &[Rule] = &[
     Rule {
         rule: "A wake is one atomic word and at most one write; it keeps errno, and none is lost.",
         shown_by: &[
-            "tests/tests/process/steady.rs: a_wake_is_at_most_one_write",
+            "tests: a_wake_is_at_most_one_write",
             "remote/a_wake_ends_a_poll",
             "wake/from_many_threads",
-            "dataplane/src/remote/waker.rs: a_saturated_bell_still_rings_and_errno_survives",
-            "dataplane/src/remote/waker.rs: a_wake_request_is_never_lost",
-            "dataplane/src/remote/waker.rs: no_item_is_left_behind_a_sleeping_owner",
+            "dataplane: a_saturated_bell_still_rings_and_errno_survives",
+            "dataplane: a_wake_request_is_never_lost",
+            "dataplane: no_item_is_left_behind_a_sleeping_owner",
         ],
     },
     Rule {
         rule: "A forked child owns nothing: calls say so, drops leave the kernel alone.",
         shown_by: &[
-            "tests/tests/process/fork.rs: every_call_in_the_child_says_forked",
-            "tests/tests/process/fork.rs: a_child_that_drops_everything_disturbs_nothing",
-            "tests/tests/process/fork.rs: a_child_makes_its_own_proactor",
-            "tests/tests/process/fork.rs: work_on_helpers_is_the_parents",
-            "dataplane/src/sys/fork.rs: a_grandchild_is_neither",
+            "tests: every_call_in_the_child_says_forked",
+            "tests: a_child_that_drops_everything_disturbs_nothing",
+            "tests: a_child_makes_its_own_proactor",
+            "tests: work_on_helpers_is_the_parents",
+            "dataplane: a_grandchild_is_neither",
         ],
     },
 ];
@@ -183,20 +176,34 @@ fn root() -> PathBuf {
     here.parent().expect("tests/ is in the repository").to_owned()
 }
 
-/// Whether the file has a test function of this name.
-fn has_test(file: &str, function: &str) -> bool {
-    let text = std::fs::read_to_string(root().join(file)).unwrap_or_default();
-    let head = format!("fn {function}(");
-    text.split("#[test]").skip(1).any(|after| {
-        // The function follows its attributes; a model has its own attribute before.
-        after.split("fn ").nth(1).is_some_and(|rest| format!("fn {rest}").starts_with(&head))
-    })
+/// The Rust files below a folder.
+fn sources(folder: &Path) -> Vec<PathBuf> {
+    let Ok(entries) = std::fs::read_dir(folder) else { return Vec::new() };
+    let paths = entries.flatten().map(|entry| entry.path());
+    let is_rust = |path: &Path| path.extension().is_some_and(|extension| extension == "rs");
+    paths
+        .flat_map(|path| match path.is_dir() {
+            true => sources(&path),
+            false => Some(path).filter(|path| is_rust(path)).into_iter().collect(),
+        })
+        .collect()
+}
+
+/// Whether the package has a test function of this name, wherever it stands.
+fn has_test(package: &str, function: &str) -> bool {
+    let head = format!("{function}(");
+    let is_in = |text: String| {
+        // The function follows its attributes.
+        let mut tests = text.split("#[test]").skip(1);
+        tests.any(|after| after.split("fn ").nth(1).is_some_and(|rest| rest.starts_with(&head)))
+    };
+    sources(&root().join(package)).iter().any(|path| std::fs::read_to_string(path).is_ok_and(is_in))
 }
 
 /// Why `place` shows nothing, if it does not.
 fn missing(place: &str, cases: &BTreeSet<&str>) -> Option<String> {
     let is_there = match place.split_once(": ") {
-        Some((file, function)) => has_test(file, function),
+        Some((package, function)) => has_test(package, function),
         None if place.ends_with(".rs") => root().join("tests/tests").join(place).is_file(),
         None => cases.contains(place),
     };
@@ -223,8 +230,8 @@ fn what_is_not_there_is_found_missing() {
     assert_eq!(missing("file/real", &cases), None);
     assert!(missing("file/imagined", &cases).is_some());
     assert!(missing("ownership/refused/imagined.rs", &cases).is_some());
-    assert!(missing("tests/tests/soundness.rs: imagined", &cases).is_some());
-    assert!(missing("tests/tests/soundness.rs: root", &cases).is_some(), "no test");
-    let this = "tests/tests/soundness.rs: what_is_not_there_is_found_missing";
+    assert!(missing("tests: imagined", &cases).is_some());
+    assert!(missing("tests: root", &cases).is_some(), "no test");
+    let this = "tests: what_is_not_there_is_found_missing";
     assert_eq!(missing(this, &cases), None);
 }
