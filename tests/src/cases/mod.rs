@@ -1,6 +1,7 @@
 //! The cases, one file for each noun.
 
 pub mod accept;
+pub mod adopt;
 pub mod batch;
 pub mod callbacks;
 pub mod cancel;
@@ -12,7 +13,9 @@ pub mod descriptor;
 pub mod file;
 pub mod memory;
 mod net;
+pub mod options;
 pub mod pool;
+pub mod readiness;
 pub mod registration;
 pub mod remote;
 pub mod shutdown;
@@ -20,9 +23,11 @@ pub mod stream;
 pub mod tcp;
 pub mod timeouts;
 pub mod timers;
+pub mod transfer;
 pub mod unix;
 pub mod vectored;
 pub mod wake;
+pub mod watch;
 pub mod zero_copy;
 
 use crate::Case;
@@ -52,6 +57,11 @@ const LISTS: &[&[Case]] = &[
     vectored::CASES,
     wake::CASES,
     zero_copy::CASES,
+    readiness::CASES,
+    watch::CASES,
+    adopt::CASES,
+    options::CASES,
+    transfer::CASES,
 ];
 
 /// Every case of a normal run.
