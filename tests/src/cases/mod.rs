@@ -35,6 +35,7 @@ use crate::Case;
 /// Every list of cases.
 const LISTS: &[&[Case]] = &[
     accept::CASES,
+    adopt::CASES,
     batch::CASES,
     callbacks::CASES,
     cancel::CASES,
@@ -45,7 +46,9 @@ const LISTS: &[&[Case]] = &[
     descriptor::CASES,
     file::CASES,
     memory::CASES,
+    options::CASES,
     pool::CASES,
+    readiness::CASES,
     registration::CASES,
     remote::CASES,
     shutdown::CASES,
@@ -53,15 +56,12 @@ const LISTS: &[&[Case]] = &[
     tcp::CASES,
     timeouts::CASES,
     timers::CASES,
+    transfer::CASES,
     unix::CASES,
     vectored::CASES,
     wake::CASES,
-    zero_copy::CASES,
-    readiness::CASES,
     watch::CASES,
-    adopt::CASES,
-    options::CASES,
-    transfer::CASES,
+    zero_copy::CASES,
 ];
 
 /// Every case of a normal run.

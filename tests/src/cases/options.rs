@@ -2,7 +2,7 @@
 
 use super::net::{exchange, settled, why};
 use crate::{Case, Cx, Skip};
-use dataplane::{Address, ErrorKind, HoldsBuffer, Proactor, SocketKind, SocketOptions};
+use dataplane::{Address, ErrorKind, Proactor, SocketKind, SocketOptions};
 use nix::sys::socket::{getsockopt, sockopt};
 use std::net::{IpAddr, Ipv6Addr, SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::os::unix::net::UnixStream;
