@@ -113,7 +113,13 @@ impl Error {
     pub(crate) fn from_io(operation: &'static str, error: &io::Error) -> Error {
         match error.raw_os_error() {
             Some(errno) => Error::from_errno(operation, errno),
-            None => Error::new(operation, ErrorKind::Io, error.to_string()),
+            None => {
+                let kind = match error.kind() {
+                    io::ErrorKind::InvalidInput => ErrorKind::InvalidArgument,
+                    _ => ErrorKind::Io,
+                };
+                Error::new(operation, kind, error.to_string())
+            }
         }
     }
 

@@ -64,6 +64,11 @@ impl Operation for Resolve {
             (Err(error), Err(why)) if error.errno() != Some(libc::ECANCELED) => {
                 Error::new(Self::NAME, ErrorKind::NotFound, format!("{}: {why}", self.host))
             }
+            (Err(error), _) if error.kind() == ErrorKind::Unavailable => {
+                let message = "names are resolved on a helper thread, and Options::helpers is 0; \
+                               raise it, or give an address";
+                error.with_message(message)
+            }
             (Err(error), _) => error,
         };
         Err(Failed::new(error, self))

@@ -16,7 +16,7 @@
 mod inspect;
 
 use crate::backend::{self, Fatal, OpId, Until};
-use crate::engine::deadlines::{Deadlines, instant_to_ns, now_ns};
+use crate::engine::deadlines::{Deadlines, coarse_ns, instant_to_ns, now_ns};
 use crate::engine::report::Counters;
 use crate::engine::shutdown::Leaked;
 use crate::engine::slots::most_slots;
@@ -315,7 +315,7 @@ impl Proactor {
             fire: VecDeque::new(),
             bound,
             options,
-            counters: Counters::default(),
+            counters: Counters { turn_ns: coarse_ns(), ..Counters::default() },
             fallback,
             poisoned: false,
             draining: false,

@@ -4,7 +4,7 @@ use super::net::{
     MUCH, exchange, idle_turns, narrow, read, read_to_end, settled, span, why, write,
 };
 use crate::{Case, Cx, Skip};
-use dataplane::{ErrorKind, HoldsBuffer, Interest};
+use dataplane::{ErrorKind, Interest};
 use futures_util::StreamExt;
 use futures_util::future::join_all;
 use std::io::{ErrorKind as IoKind, Read, Write};

@@ -1,6 +1,7 @@
 //! The cases, one file for each noun.
 
 pub mod accept;
+pub mod adopt;
 pub mod batch;
 pub mod callbacks;
 pub mod cancel;
@@ -12,7 +13,9 @@ pub mod descriptor;
 pub mod file;
 pub mod memory;
 mod net;
+pub mod options;
 pub mod pool;
+pub mod readiness;
 pub mod registration;
 pub mod remote;
 pub mod shutdown;
@@ -20,9 +23,11 @@ pub mod stream;
 pub mod tcp;
 pub mod timeouts;
 pub mod timers;
+pub mod transfer;
 pub mod unix;
 pub mod vectored;
 pub mod wake;
+pub mod watch;
 pub mod zero_copy;
 
 use crate::Case;
@@ -30,6 +35,7 @@ use crate::Case;
 /// Every list of cases.
 const LISTS: &[&[Case]] = &[
     accept::CASES,
+    adopt::CASES,
     batch::CASES,
     callbacks::CASES,
     cancel::CASES,
@@ -40,7 +46,9 @@ const LISTS: &[&[Case]] = &[
     descriptor::CASES,
     file::CASES,
     memory::CASES,
+    options::CASES,
     pool::CASES,
+    readiness::CASES,
     registration::CASES,
     remote::CASES,
     shutdown::CASES,
@@ -48,9 +56,11 @@ const LISTS: &[&[Case]] = &[
     tcp::CASES,
     timeouts::CASES,
     timers::CASES,
+    transfer::CASES,
     unix::CASES,
     vectored::CASES,
     wake::CASES,
+    watch::CASES,
     zero_copy::CASES,
 ];
 
