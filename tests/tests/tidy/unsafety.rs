@@ -77,9 +77,9 @@ const MODULES: &[(&str, &str)] = &[
     ("regions/src/span.rs", "bytes of a shared range as a slice"),
     ("regions/tests/region.rs", "a test with foreign memory"),
     ("regions/tests/slab.rs", "a test with foreign memory"),
-    ("tests/tests/child/allocations.rs", "a counting allocator"),
-    ("tests/tests/child/mod.rs", "a test that forks"),
-    ("tests/tests/child/system_calls.rs", "a test that counts system calls by ptrace"),
+    ("tests/tests/process/child/allocations.rs", "a counting allocator"),
+    ("tests/tests/process/child/mod.rs", "a test that forks"),
+    ("tests/tests/process/child/system_calls.rs", "a test that counts system calls by ptrace"),
     (
         "tools/tests/doctor.rs",
         "a test with system calls between fork and exec, and a pseudo-terminal",
