@@ -32,8 +32,6 @@ mod error;
 #[cfg(not(loom))]
 mod io;
 #[cfg(not(loom))]
-mod loop_waker;
-#[cfg(not(loom))]
 mod op;
 #[cfg(not(loom))]
 mod options;

@@ -1,9 +1,9 @@
 //! Who keeps what alive, rule by rule, and the tests that show it.
 //!
 //! Each row of [`RULES`] is one rule in a few words and the places where it is shown: a case of the
-//! suite by its name (`remote/its_thread_may_end_first`), a test as `package: function`, or a program
-//! that the compiler must refuse or take (a file below `tests/tests/ownership`). The test at the
-//! end checks that all of them exist, so that a rule cannot lose its proof by a renaming.
+//! suite by its name (`remote/its_thread_may_end_first`), a test as `package: function`, or a
+//! program that the compiler must refuse or take (a file below `tests/tests/ownership`). The test
+//! at the end checks that all of them exist, so that a rule cannot lose its proof by a renaming.
 
 use conformance::cases;
 use std::collections::BTreeSet;

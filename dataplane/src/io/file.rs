@@ -50,7 +50,7 @@ impl<P: Port> File<P> {
     /// Reads into a lease at an offset: fewer bytes at the end of the file, none after it. With
     /// O_DIRECT memory, offset and length must be aligned.
     pub fn read_at(&self, lease: Lease, offset: u64) -> Request<P, Read> {
-        Request::new(&self.port, Read::new(self.desc(), lease, offset))
+        Request::new(&self.port, Read::new(self.desc(), lease, position(offset)))
     }
 
     /// Reads where the descriptor stands: pipes, terminals, sequential files.
@@ -60,7 +60,7 @@ impl<P: Port> File<P> {
 
     /// Writes a span at an offset, all of it.
     pub fn write_at(&self, span: impl Into<Span>, offset: u64) -> Request<P, Write> {
-        Request::new(&self.port, Write::new(self.desc(), span.into(), offset))
+        Request::new(&self.port, Write::new(self.desc(), span.into(), position(offset)))
     }
 
     /// Writes where the descriptor stands.
@@ -82,6 +82,12 @@ impl<P: Port> File<P> {
     pub fn close(self) -> Request<P, Close> {
         Request::new(&self.port, Close::new(self.desc())).with_last(self.descriptor)
     }
+}
+
+/// An offset the caller named is never the mark for "where the descriptor stands": one that high
+/// is refused as past what a file can hold.
+fn position(offset: u64) -> u64 {
+    offset.min(crate::op::CURRENT - 1)
 }
 
 fn c_path(path: &Path) -> Result<CString> {

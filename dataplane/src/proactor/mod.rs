@@ -14,6 +14,7 @@
 //! operation whose callback panicked is cancelled.
 
 mod inspect;
+mod loop_waker;
 
 use crate::backend::{self, Fatal, OpId, Until};
 use crate::engine::deadlines::{Deadlines, coarse_ns, instant_to_ns, now_ns};
@@ -26,12 +27,12 @@ use crate::engine::{Engine, Fire, Reason};
 use crate::error::{Error, ErrorKind, Result};
 use crate::io::Local;
 use crate::io::operation_id::OperationId;
-use crate::loop_waker::LoopWaker;
 use crate::options::{Backend, Options};
 use crate::remote::handle::Handle;
 use crate::remote::inbox::{self, Left, Shared};
 use crate::sys::fork::Origin;
 use crate::sys::helpers::Helpers;
+use loop_waker::LoopWaker;
 use std::cell::{Cell, RefCell, RefMut};
 use std::collections::VecDeque;
 use std::fmt;
