@@ -81,7 +81,10 @@ pub struct Options {
     pub allowed: Capabilities,
     /// SQPOLL instead of a deferring ring. Default: none.
     pub sqpoll: Option<SqPoll>,
-    /// A second ring for storage, polled for completions (IORING_SETUP_IOPOLL). Default: off.
+    /// A second ring for direct reads and writes, polled for completions (IORING_SETUP_IOPOLL):
+    /// lower latency for a core that does not sleep while one is in flight. Where a device cannot
+    /// be polled the ordinary ring takes over, which [`crate::Stats::unpolled`] counts. Only on
+    /// io_uring. Default: off.
     pub iopoll: bool,
     /// A deadline for every operation that names none. Default: none.
     pub timeout: Option<Duration>,

@@ -318,6 +318,10 @@ impl Backend for Faulty {
     fn overflows(&self) -> u64 {
         self.inner.overflows()
     }
+
+    fn polled(&self) -> (u64, u64) {
+        self.inner.polled()
+    }
 }
 
 #[cfg(test)]

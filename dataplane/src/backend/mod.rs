@@ -190,6 +190,11 @@ pub(crate) trait Backend {
 
     /// Completion-queue overflows seen so far.
     fn overflows(&self) -> u64;
+
+    /// Storage operations completed by polling, and those whose device could not be polled.
+    fn polled(&self) -> (u64, u64) {
+        (0, 0)
+    }
 }
 
 /// Why a registration was refused.

@@ -56,6 +56,12 @@ pub struct Stats {
     pub zero_copy_copied: u64,
     /// Completion-queue overflows.
     pub overflows: u64,
+    /// Direct reads and writes completed by polling the device ([`Options::iopoll`]).
+    ///
+    /// [`Options::iopoll`]: crate::Options::iopoll
+    pub polled: u64,
+    /// Direct reads and writes whose device could not be polled: the ordinary ring took them.
+    pub unpolled: u64,
     /// Descriptors open.
     pub descriptors: usize,
     /// Regions registered.
@@ -120,6 +126,7 @@ impl Engine {
     pub(crate) fn stats(&self) -> Stats {
         let (registered, releasing) = self.table.registry.counts();
         let counters = &self.counters;
+        let (polled, unpolled) = self.backend.as_ref().map_or((0, 0), |backend| backend.polled());
         Stats {
             in_flight: self.table.slots.in_flight,
             turns: counters.turns,
@@ -133,6 +140,8 @@ impl Engine {
             zero_copy_sent: counters.zero_copy_sent,
             zero_copy_copied: counters.zero_copy_copied,
             overflows: self.backend.as_ref().map_or(0, |backend| backend.overflows()),
+            polled,
+            unpolled,
             descriptors: self.table.descriptors.used(),
             registered,
             releasing,

@@ -220,7 +220,10 @@ impl Forms for Read {
     fn entry(&mut self, cx: &mut Context<'_>) -> Entry {
         let target = cx.target();
         let (at, bytes) = (self.lease.as_mut_ptr(), self.lease.len());
-        let fixed = cx.registry.fixed_index_of(self.lease.region_id(), at, bytes);
+        let fixed = match cx.plain {
+            true => None,
+            false => cx.registry.fixed_index_of(self.lease.region_id(), at, bytes),
+        };
         self.path = path_of(fixed.is_some(), cx.is_direct());
         let entry = match fixed {
             Some(index) => opcode::ReadFixed::new(target.fd(), at, bytes as u32, index)
@@ -288,7 +291,10 @@ impl Forms for Write {
         let target = cx.target();
         let at = self.span.as_ptr().wrapping_add(self.written);
         let bytes = self.span.len() - self.written;
-        let fixed = cx.registry.fixed_index(&self.span, at, bytes);
+        let fixed = match cx.plain {
+            true => None,
+            false => cx.registry.fixed_index(&self.span, at, bytes),
+        };
         self.path = path_of(fixed.is_some(), cx.is_direct());
         let entry = match fixed {
             Some(index) => opcode::WriteFixed::new(target.fd(), at, bytes as u32, index)

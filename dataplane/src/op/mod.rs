@@ -182,6 +182,8 @@ pub struct Context<'a> {
     pub(crate) registry: &'a Registry,
     pub(crate) groups: &'a mut Groups,
     pub(crate) capabilities: Capabilities,
+    /// The entry may name neither registered memory nor registered descriptors.
+    pub(crate) plain: bool,
 }
 
 impl Context<'_> {
@@ -192,7 +194,7 @@ impl Context<'_> {
 
     /// Descriptor field and flag of an entry: the registered index when there is one.
     pub(crate) fn target(&self) -> Target {
-        match self.descriptor.as_ref().and_then(|d| d.fixed()) {
+        match self.descriptor.as_ref().filter(|_| !self.plain).and_then(|d| d.fixed()) {
             Some(index) => Target { number: index as i32, flags: squeue::Flags::FIXED_FILE },
             None => Target { number: self.fd(), flags: squeue::Flags::empty() },
         }

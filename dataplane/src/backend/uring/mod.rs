@@ -21,6 +21,7 @@ mod pools;
 pub(crate) mod probe;
 pub(crate) mod ring;
 pub(crate) mod setup;
+mod storage;
 pub(crate) mod tables;
 pub(crate) mod trial;
 
@@ -70,6 +71,8 @@ pub(crate) struct Uring {
     own: Vec<Event>,
     /// The spare half of a double buffer.
     batch: Vec<Event>,
+    /// The ring for polled storage, if one was asked for and could be made.
+    storage: Option<storage::Storage>,
     overflows: u64,
     in_overflow: bool,
 }
@@ -104,6 +107,7 @@ impl Uring {
             polling: Vec::new(),
             own: Vec::new(),
             batch: Vec::with_capacity(super::EVENTS_PER_TURN),
+            storage: options.iopoll.then(storage::Storage::new).transpose()?,
             overflows: 0,
             in_overflow: false,
         })
@@ -160,7 +164,14 @@ impl Uring {
         out: &mut Vec<Event>,
     ) -> Result<(), Fatal> {
         self.arm_wake();
-        let ready = self.ring.has_completions() || !self.own.is_empty();
+        if self.storage.is_some() {
+            self.poll_storage(table, out)?;
+        }
+        // While a polled operation is in flight nobody sleeps: that is how it completes.
+        let ready = self.ring.has_completions()
+            || !self.own.is_empty()
+            || !out.is_empty()
+            || self.storage_is_busy();
         let (want, timeout) = match until {
             _ if ready => (0, None),
             Until::Now => (0, None),
@@ -182,6 +193,34 @@ impl Uring {
             out.append(&mut self.own);
         }
         entered
+    }
+
+    /// Gives an operation to the polled ring. False: it belongs on the ordinary one.
+    #[cold]
+    fn push_polled(&mut self, id: OpId, table: &mut Table) -> bool {
+        let Some(storage) = &mut self.storage else { return false };
+        let entry = table.resolve(id, |op, cx| storage.entry(id, op, cx));
+        let Some(entry) = entry else { return false };
+        storage.push(id, &entry);
+        true
+    }
+
+    /// Looks at the polled ring once; what its device refuses is staged here.
+    #[cold]
+    fn poll_storage(&mut self, table: &mut Table, out: &mut Vec<Event>) -> Result<(), Fatal> {
+        let Some(storage) = self.storage.as_mut().filter(|storage| storage.is_busy()) else {
+            return Ok(());
+        };
+        let mut refused = Vec::new();
+        let polled = storage.turn(out, &mut refused);
+        for id in refused {
+            self.push(id, table);
+        }
+        polled
+    }
+
+    fn storage_is_busy(&self) -> bool {
+        self.storage.as_ref().is_some_and(storage::Storage::is_busy)
     }
 
     /// One enter, which submits everything staged.
@@ -338,6 +377,9 @@ impl Backend for Uring {
 
     #[inline]
     fn push(&mut self, id: OpId, table: &mut Table) {
+        if self.storage.is_some() && self.push_polled(id, table) {
+            return;
+        }
         let selects = self.selects_buffers();
         let entry = table.resolve(id, |op, cx| {
             if !selects && !pools::carry_buffer(op, cx) {
@@ -352,6 +394,9 @@ impl Backend for Uring {
     }
 
     fn cancel(&mut self, id: OpId, _: &mut Table) {
+        if self.storage.as_ref().is_some_and(|storage| storage.holds(id)) {
+            return;
+        }
         let name = if self.polling.contains(&id) { rearm_name(id) } else { id.0 };
         // Still in line: take it out, nothing of it is with the kernel.
         if let Some(at) = self.backlog.iter().position(|entry| entry.get_user_data() == name) {
@@ -363,8 +408,12 @@ impl Backend for Uring {
         self.stage(entry.user_data(tagged(Kind::Internal, CANCEL)));
     }
 
-    fn flush(&mut self, _: &mut Table) -> Result<(), Fatal> {
+    fn flush(&mut self, table: &mut Table) -> Result<(), Fatal> {
         self.arm_wake();
+        let mut found = std::mem::take(&mut self.own);
+        let polled = self.poll_storage(table, &mut found);
+        self.own.append(&mut found);
+        polled?;
         self.enter(0, None)
     }
 
@@ -428,5 +477,9 @@ impl Backend for Uring {
 
     fn overflows(&self) -> u64 {
         self.overflows
+    }
+
+    fn polled(&self) -> (u64, u64) {
+        self.storage.as_ref().map_or((0, 0), |storage| (storage.polled, storage.sent_back))
     }
 }

@@ -74,6 +74,7 @@ impl Table {
             registry: &self.registry,
             groups: &mut self.groups,
             capabilities: self.capabilities,
+            plain: false,
         };
         f(op, &mut context)
     }
