@@ -405,9 +405,12 @@ impl Engine {
     /// As [`take_finished`](Self::take_finished), for an operation that brings nothing.
     #[inline]
     pub(crate) fn take_plain<S: Stored>(&mut self, index: u32) -> (Option<S>, i32, Reason) {
-        let (slot, body, _) = self.table.slots.parts(index);
+        let slot = self.table.slots.at(index);
         let (result, reason) = (slot.result, slot.reason);
-        let op = S::take(&mut body.op);
+        let op = match slot.is_kept {
+            true => S::take(&mut self.table.slots.body(index).op),
+            false => S::take(&mut None),
+        };
         self.table.slots.release(index);
         (op, result, reason)
     }

@@ -111,7 +111,7 @@ impl Engine {
         let shape = op.shape();
         let fires_at = op.fires_at();
         let links = Links { desc: op.desc(), pool: op.pool(), source: op.source() };
-        let (slot, body, _) = self.table.slots.parts(index);
+        let slot = self.table.slots.at(index);
         slot.state = State::InFlight;
         slot.reason = Reason::Kernel;
         slot.cancel_sent = false;
@@ -119,6 +119,7 @@ impl Engine {
         slot.settled = false;
         slot.holds_lane = false;
         slot.has_deadline = false;
+        slot.is_kept = true;
         slot.shape = shape;
         slot.started_ns = self.counters.turn_ns;
         // A free slot tells nobody.
@@ -127,20 +128,19 @@ impl Engine {
         }
         slot.desc = NONE;
         let id = OpId::new(index, slot.generation);
-        if shape == Shape::Plain {
-            slot.owed = 1;
-            if let Some(backend) = &mut self.backend {
-                match backend {
-                    // An entry is all it needs: the slot keeps no copy.
-                    AnyBackend::Uring(uring) => uring.push_plain(id, &op),
-                    AnyBackend::Other(other) => {
-                        op.put(&mut body.op);
-                        other.push(id, &mut self.table);
-                    }
-                }
+        match (shape, &mut self.backend) {
+            // An entry is all it needs: the slot keeps no copy.
+            (Shape::Plain, Some(AnyBackend::Uring(uring))) => {
+                slot.owed = 1;
+                slot.is_kept = false;
+                uring.push_plain(id, &op);
             }
-        } else {
-            op.put(&mut body.op);
+            (Shape::Plain, Some(AnyBackend::Other(other))) => {
+                slot.owed = 1;
+                op.put(&mut self.table.slots.body(index).op);
+                other.push(id, &mut self.table);
+            }
+            _ => op.put(&mut self.table.slots.body(index).op),
         }
         if fires_at.is_some() || deadline_ns.is_some() || self.options.timeout.is_some() {
             self.set_deadline(index, fires_at.or(deadline_ns));

@@ -101,6 +101,8 @@ pub(crate) struct Slot {
     /// The result is known, only a notification is owed.
     pub(crate) settled: bool,
     pub(crate) has_deadline: bool,
+    /// The body holds the operation. A plain one that the backend needs no copy of is not kept.
+    pub(crate) is_kept: bool,
     pub(crate) shape: Shape,
     /// Stands first in a lane of its descriptor.
     pub(crate) holds_lane: bool,
@@ -141,6 +143,7 @@ impl Slot {
             abandoned: false,
             settled: false,
             has_deadline: false,
+            is_kept: false,
             shape: Shape::Ordinary,
             holds_lane: false,
             owed: 0,
