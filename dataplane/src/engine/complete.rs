@@ -63,7 +63,7 @@ impl Engine {
                 slot.settled = true;
                 self.finish(index);
             }
-            Shape::Plain | Shape::Ordinary => self.on_result(index, event),
+            Shape::Plain | Shape::Single | Shape::Ordinary => self.on_result(index, event),
             Shape::Multishot => self.on_multishot(index, event),
         }
     }
@@ -140,6 +140,13 @@ impl Engine {
         slot.settled = true;
         let owed = slot.owed;
         let desc = slot.desc;
+        if slot.shape == Shape::Single {
+            self.unlink(index);
+            if owed == 0 {
+                self.finish(index);
+            }
+            return;
+        }
         let source = body.op.as_ref().and_then(|op| op.source());
         let pool = body.op.as_ref().and_then(|op| op.pool());
         let payload = self.payload(index, result, flags);
@@ -402,7 +409,8 @@ impl Engine {
         }
     }
 
-    /// As [`take_finished`](Self::take_finished), for an operation that brings nothing.
+    /// As [`take_finished`](Self::take_finished), for an operation that brings nothing of its own:
+    /// no payload is moved about.
     #[inline]
     pub(crate) fn take_plain<S: Stored>(&mut self, index: u32) -> (Option<S>, i32, Reason) {
         let slot = self.table.slots.at(index);
@@ -422,7 +430,7 @@ impl Engine {
         debug_assert_eq!(slot.state, State::Done);
         let op = S::take(&mut body.op);
         let mut outcome = Outcome::new(slot.result, slot.reason, Payload::None);
-        if slot.shape != Shape::Plain {
+        if !matches!(slot.shape, Shape::Plain | Shape::Single) {
             outcome.payload = std::mem::take(&mut body.payload);
             // Results nobody took are dropped with nothing borrowed, like everything else.
             if let Some(backlog) = body.backlog.take()

@@ -145,9 +145,16 @@ impl Engine {
         if fires_at.is_some() || deadline_ns.is_some() || self.options.timeout.is_some() {
             self.set_deadline(index, fires_at.or(deadline_ns));
         }
-        if shape != Shape::Plain {
-            self.enlist(index, links);
-            self.start(index);
+        match (shape, links.desc) {
+            (Shape::Plain, _) => {}
+            (Shape::Single, Some(desc)) => {
+                self.link(index, desc.index);
+                self.hand_over(id);
+            }
+            _ => {
+                self.enlist(index, links);
+                self.start(index);
+            }
         }
         Ok(id)
     }

@@ -49,6 +49,7 @@ impl<P: Port> File<P> {
 
     /// Reads into a lease at an offset: fewer bytes at the end of the file, none after it. With
     /// O_DIRECT memory, offset and length must be aligned.
+    #[inline]
     pub fn read_at(&self, lease: Lease, offset: u64) -> Request<P, Read> {
         Request::new(&self.port, Read::new(self.desc(), lease, position(offset)))
     }
@@ -59,6 +60,7 @@ impl<P: Port> File<P> {
     }
 
     /// Writes a span at an offset, all of it.
+    #[inline]
     pub fn write_at(&self, span: impl Into<Span>, offset: u64) -> Request<P, Write> {
         Request::new(&self.port, Write::new(self.desc(), span.into(), position(offset)))
     }

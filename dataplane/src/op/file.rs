@@ -6,7 +6,8 @@
 #![allow(unsafe_code)]
 
 use super::{
-    Attempt, Context, Filled, Forms, HoldsBuffer, Interest, Lane, Operation, Sent, settle, variant,
+    Attempt, Context, Filled, Forms, HoldsBuffer, Interest, Lane, Operation, Sent, Shape, settle,
+    variant,
 };
 use crate::engine::Outcome;
 use crate::engine::descriptors::{Class, DescId, Descriptor};
@@ -201,6 +202,10 @@ impl Operation for Open {
 impl Forms for Read {
     const NAME: &'static str = "read";
 
+    fn shape(&self) -> Shape {
+        if self.offset == CURRENT { Shape::Ordinary } else { Shape::Single }
+    }
+
     fn desc(&self) -> Option<DescId> {
         Some(self.file)
     }
@@ -274,6 +279,10 @@ impl HoldsBuffer for Read {
 
 impl Forms for Write {
     const NAME: &'static str = "write";
+
+    fn shape(&self) -> Shape {
+        if self.offset == CURRENT { Shape::Ordinary } else { Shape::Single }
+    }
 
     fn desc(&self) -> Option<DescId> {
         Some(self.file)
@@ -357,6 +366,10 @@ impl HoldsBuffer for Write {
 
 impl Forms for Sync {
     const NAME: &'static str = "sync";
+
+    fn shape(&self) -> Shape {
+        Shape::Single
+    }
 
     fn desc(&self) -> Option<DescId> {
         Some(self.file)

@@ -137,6 +137,9 @@ pub(crate) use variant;
 pub enum Shape {
     /// One result, which the operation looks at.
     Ordinary,
+    /// One result, which the operation looks at; it stands in no line and brings nothing but what
+    /// it moved.
+    Single,
     /// One result, taken as it is: no descriptor, no buffer, nothing brought.
     Plain,
     /// Results until it is cancelled or ends.

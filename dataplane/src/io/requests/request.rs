@@ -33,7 +33,7 @@ fn after_ns(timeout: Duration) -> u64 {
 }
 
 impl<P: Port, O: Operation> Request<P, O> {
-    #[inline]
+    #[inline(always)]
     pub(crate) fn new(port: &P, op: O) -> Request<P, O> {
         Request { port: port.clone(), op, deadline_ns: None, last: None }
     }

@@ -95,7 +95,7 @@ impl<O: Operation> Submission<O> {
         }
         let index = self.id.index();
         self.id = TAKEN;
-        if slot.shape == Shape::Plain {
+        if matches!(slot.shape, Shape::Plain | Shape::Single) {
             let (op, result, reason) = engine.take_plain::<O>(index);
             drop(engine);
             let outcome = Outcome::new(result, reason, Payload::None);
