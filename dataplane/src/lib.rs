@@ -85,3 +85,8 @@ mod public {
 
 #[cfg(not(loom))]
 pub use public::*;
+
+/// The example of the front page compiles.
+#[cfg(doctest)]
+#[doc = include_str!("../../README.md")]
+pub struct FrontPage;
