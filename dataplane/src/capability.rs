@@ -137,6 +137,17 @@ impl Capabilities {
         Capabilities(0)
     }
 
+    /// Those that an operation of this version makes use of; others are reported Missing, whatever
+    /// the kernel has.
+    pub const fn used() -> Capabilities {
+        Capabilities::none()
+            .with(Capability::Multishot)
+            .with(Capability::FixedFiles)
+            .with(Capability::RegisteredBuffers)
+            .with(Capability::ZeroCopySend)
+            .with(Capability::BufferRings)
+    }
+
     /// Every capability there is a name for.
     pub const fn all() -> Capabilities {
         Capabilities((1 << Capability::ALL.len()) - 1)

@@ -1,7 +1,7 @@
 //! What helps: one-line remedies, and settings to paste.
 
-use dataplane::Capability;
 use dataplane::diagnose::{UringReport, io_uring_disabled};
+use dataplane::{Capabilities, Capability};
 use nix::errno::Errno;
 
 /// Settings to paste, printed by `doctor --remedies`.
@@ -135,7 +135,7 @@ pub fn for_io_uring(uring: &UringReport) -> String {
 
 /// Capabilities that no operation of this version would use.
 pub fn is_for_later(capability: Capability) -> bool {
-    matches!(capability, Capability::ZeroCopyReceive | Capability::DmaBuf | Capability::DeviceFence)
+    !Capabilities::used().contains(capability)
 }
 
 /// What would bring a capability to a kernel that has io_uring.
@@ -144,16 +144,10 @@ pub fn for_capability(capability: Capability) -> String {
         _ if is_for_later(capability) => {
             return "none: this version of dataplane has no operation that would use it".to_owned();
         }
-        Capability::ReceiveBundles => "6.10",
-        Capability::Futex => "6.7",
-        Capability::VectoredFixed => "6.15",
-        Capability::IncrementalBuffers | Capability::AbsoluteTimeout => "6.12",
         Capability::ZeroCopySend => "6.2",
         Capability::Multishot
         | Capability::FixedFiles
         | Capability::RegisteredBuffers
-        | Capability::LinkedOperations
-        | Capability::Messaging
         | Capability::BufferRings => "6.1",
         _ => return "a newer kernel".to_owned(),
     };
