@@ -203,12 +203,8 @@ impl Proactor {
     ///
     /// Exhausted when the descriptor table is full.
     pub fn adopt_socket(&self, fd: impl Into<OwnedFd>) -> Result<Socket> {
-        const NAME: &str = "adopt";
-        let fd = fd.into();
-        let class =
-            calls::classify(fd.as_raw_fd()).map_err(|error| Error::from_io(NAME, &error))?;
         let local = self.local();
-        let descriptor = local.own(NAME, fd, class)?;
+        let descriptor = local.take_over(fd.into())?;
         Ok(Socket::new(local, descriptor))
     }
 

@@ -14,7 +14,7 @@ use regions::{Lease, LeaseFuture, Slab, Span};
 use std::collections::VecDeque;
 use std::ffi::CString;
 use std::future::Future;
-use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::fd::OwnedFd;
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 use std::pin::Pin;
@@ -119,12 +119,8 @@ impl Proactor {
     ///
     /// Exhausted when the descriptor table is full.
     pub fn adopt_file(&self, fd: impl Into<OwnedFd>) -> Result<File> {
-        const NAME: &str = "adopt";
-        let fd = fd.into();
-        let class =
-            calls::classify(fd.as_raw_fd()).map_err(|error| Error::from_io(NAME, &error))?;
         let local = self.local();
-        let descriptor = local.own(NAME, fd, class)?;
+        let descriptor = local.take_over(fd.into())?;
         Ok(File::new(local, descriptor))
     }
 }

@@ -25,9 +25,10 @@ use crate::engine::{Outcome, Payload};
 use crate::error::{Error, ErrorKind, Failed, Result};
 use crate::op::{Multishot, Operation};
 use crate::proactor::Inner;
+use crate::sys::calls;
 use std::future::Future;
 use std::marker::PhantomData;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsRawFd, OwnedFd};
 use std::rc::Rc;
 
 /// Where operations are submitted. Sealed: [`Local`] and [`Handle`](crate::Handle).
@@ -139,6 +140,14 @@ impl Local {
         let adopted = self.inner.with(name, |engine| engine.adopt(name, fd, class))?;
         let id = adopted.map_err(|(error, _closed)| error)?;
         Ok(self.named(id))
+    }
+
+    /// Takes over a descriptor somebody else made, as what it is found to be.
+    pub(crate) fn take_over(&self, fd: OwnedFd) -> Result<Rc<LocalDescriptor>> {
+        const NAME: &str = "adopt";
+        let class =
+            calls::classify(fd.as_raw_fd()).map_err(|error| Error::from_io(NAME, &error))?;
+        self.own(NAME, fd, class)
     }
 
     pub(crate) fn named(&self, id: DescId) -> Rc<LocalDescriptor> {

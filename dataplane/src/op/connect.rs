@@ -1,6 +1,6 @@
 //! Connecting a socket.
 
-use super::{Attempt, Context, Forms, Interest, Operation, settle, variant};
+use super::{Attempt, Context, Forms, Interest, Operation, unit, variant};
 use crate::engine::Outcome;
 use crate::engine::descriptors::DescId;
 use crate::engine::scratch;
@@ -64,9 +64,6 @@ impl Operation for Connect {
     type Output<P: Port> = ();
 
     fn finish<P: Port>(self, outcome: Outcome, _: &P) -> Result<(), Failed<Self>> {
-        match settle(&outcome, Self::NAME) {
-            Ok(_) => Ok(()),
-            Err(error) => Err(Failed::new(error, self)),
-        }
+        unit(self, &outcome)
     }
 }

@@ -1,6 +1,6 @@
 //! Shutdown and close.
 
-use super::{Attempt, Context, Forms, Operation, settle, variant};
+use super::{Attempt, Context, Forms, Operation, unit, variant};
 use crate::engine::Outcome;
 use crate::engine::descriptors::DescId;
 use crate::error::Failed;
@@ -43,10 +43,7 @@ impl Operation for Shutdown {
     type Output<P: Port> = ();
 
     fn finish<P: Port>(self, outcome: Outcome, _: &P) -> Result<(), Failed<Self>> {
-        match settle(&outcome, Self::NAME) {
-            Ok(_) => Ok(()),
-            Err(error) => Err(Failed::new(error, self)),
-        }
+        unit(self, &outcome)
     }
 }
 
@@ -87,9 +84,6 @@ impl Operation for Close {
     type Output<P: Port> = ();
 
     fn finish<P: Port>(self, outcome: Outcome, _: &P) -> Result<(), Failed<Self>> {
-        match settle(&outcome, Self::NAME) {
-            Ok(_) => Ok(()),
-            Err(error) => Err(Failed::new(error, self)),
-        }
+        unit(self, &outcome)
     }
 }

@@ -7,7 +7,7 @@
 
 use super::{
     Attempt, Context, Filled, Forms, HoldsBuffer, Interest, Lane, Operation, Sent, Shape, settle,
-    variant,
+    unit, variant,
 };
 use crate::engine::Outcome;
 use crate::engine::descriptors::{Class, DescId, Descriptor};
@@ -394,9 +394,6 @@ impl Operation for Sync {
     type Output<P: Port> = ();
 
     fn finish<P: Port>(self, outcome: Outcome, _: &P) -> Result<(), Failed<Self>> {
-        match settle(&outcome, Self::NAME) {
-            Ok(_) => Ok(()),
-            Err(error) => Err(Failed::new(error, self)),
-        }
+        unit(self, &outcome)
     }
 }

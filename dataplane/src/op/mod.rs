@@ -448,6 +448,15 @@ pub(crate) fn settle(outcome: &Outcome, name: &'static str) -> Result<u32> {
     }
 }
 
+/// The end of an operation that gives nothing but the news of it.
+#[inline]
+pub(crate) fn unit<F: Forms>(op: F, outcome: &Outcome) -> std::result::Result<(), Failed<F>> {
+    match settle(outcome, F::NAME) {
+        Ok(_) => Ok(()),
+        Err(error) => Err(Failed::new(error, op)),
+    }
+}
+
 #[cold]
 fn failure(outcome: &Outcome, name: &'static str) -> Error {
     if let Payload::Refusal(error) = &outcome.payload {

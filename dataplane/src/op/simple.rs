@@ -1,6 +1,6 @@
 //! The no-op and the timer.
 
-use super::{Advance, Attempt, Context, Forms, Op, Operation, Shape, Stored, settle, variant};
+use super::{Advance, Attempt, Context, Forms, Op, Operation, Shape, Stored, unit, variant};
 use crate::engine::Outcome;
 use crate::error::Failed;
 use crate::io::Port;
@@ -58,10 +58,7 @@ impl Operation for Nop {
     type Output<P: Port> = ();
 
     fn finish<P: Port>(self, outcome: Outcome, _: &P) -> Result<(), Failed<Self>> {
-        match settle(&outcome, Self::NAME) {
-            Ok(_) => Ok(()),
-            Err(error) => Err(Failed::new(error, self)),
-        }
+        unit(self, &outcome)
     }
 }
 
@@ -106,9 +103,6 @@ impl Operation for Timer {
     type Output<P: Port> = ();
 
     fn finish<P: Port>(self, outcome: Outcome, _: &P) -> Result<(), Failed<Self>> {
-        match settle(&outcome, Self::NAME) {
-            Ok(_) => Ok(()),
-            Err(error) => Err(Failed::new(error, self)),
-        }
+        unit(self, &outcome)
     }
 }
