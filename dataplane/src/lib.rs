@@ -30,15 +30,17 @@ mod engine;
 #[cfg(not(loom))]
 mod error;
 #[cfg(not(loom))]
+mod event;
+#[cfg(not(loom))]
 mod io;
 #[cfg(not(loom))]
 mod op;
 #[cfg(not(loom))]
-mod options;
-#[cfg(not(loom))]
 mod proactor;
 mod remote;
-mod sync;
+#[cfg(not(loom))]
+pub(crate) use proactor::options;
+pub(crate) use remote::sync;
 #[cfg(not(loom))]
 mod sys;
 
@@ -50,6 +52,7 @@ mod public {
     pub use crate::engine::report::{InFlight, Stats, Waiter};
     pub use crate::engine::shutdown::Leaked;
     pub use crate::error::{Error, ErrorKind, Failed, Result};
+    pub use crate::event::watch::{Watch, WatchControl};
     pub use crate::io::address::{Address, MAX_UNIX_NAME_BYTES, UnixAddress};
     pub use crate::io::batch::{Batch, RefusedBatch, Submitted, Ticket};
     pub use crate::io::connect::Endpoint;
@@ -61,7 +64,6 @@ mod public {
     pub use crate::io::socket::Socket;
     pub use crate::io::stream::{LocalStream, Next, RemoteStream};
     pub use crate::io::submission::{RemoteSubmission, Submission};
-    pub use crate::io::watch::{Watch, WatchControl};
     pub use crate::io::{Local, Port};
     pub use crate::op::{
         Filled, HoldsBuffer, Interest, Multishot, Nop, OpenOptions, Operation, Resolve, Sent, Timer,

@@ -229,9 +229,9 @@ impl Engine {
                 let desc = close.desc;
                 return self.close_when_idle(desc, index);
             }
-            Some(Op::Resolve(_)) => {
+            Some(op) if op.is_own(self.table.capabilities) => {
                 slot.owed += 1;
-                return self.launch_helper(id);
+                return self.attempt_own(id);
             }
             Some(op) => {
                 if let Some(pool) = op.pool()
@@ -247,12 +247,23 @@ impl Engine {
         self.hand_over(id);
     }
 
-    fn launch_helper(&mut self, id: OpId) {
-        let attempt = self.table.resolve(id, |op, cx| op.attempt(cx));
-        let Attempt::Helper(job) = attempt else { return };
-        if let Err(errno) = self.table.run_helper(id, job) {
-            self.own_events.push_back(Event::of(id, -errno, 0));
-        }
+    /// Attempts an operation no backend is asked for.
+    fn attempt_own(&mut self, id: OpId) {
+        let result = match self.table.resolve(id, |op, cx| op.attempt(cx)) {
+            Attempt::Done(result) | Attempt::Flagged(result, _) => result,
+            Attempt::Outside => return,
+            Attempt::Here(job) => {
+                let job = self.table.reported(id, job);
+                return self.fire.push_back(Fire::Call(Box::new(move |_| job())));
+            }
+            Attempt::Helper(job) => match self.table.run_helper(id, job) {
+                Ok(()) => return,
+                Err(errno) => -errno,
+            },
+            // Nothing here tells when it may go on.
+            Attempt::Blocked(_) => -libc::EAGAIN,
+        };
+        self.own_events.push_back(Event::of(id, result, 0));
     }
 
     /// Keeps a pool receive back until its pool has buffers.
@@ -340,7 +351,8 @@ impl Engine {
             State::InFlight if slot.owed == 0 => self.cancel_own(index),
             State::InFlight if !slot.cancel_sent => {
                 slot.cancel_sent = true;
-                match self.table.cancel_helper(id) {
+                let withdrawn = self.table.slots.op(index).and_then(Forms::withdraw);
+                match withdrawn.or_else(|| self.table.cancel_helper(id)) {
                     Some(true) => {
                         self.own_events.push_back(Event::of(id, -libc::ECANCELED, 0));
                     }

@@ -11,7 +11,6 @@ pub(crate) mod receive_pool;
 pub(crate) mod registration;
 pub(crate) mod requests;
 pub(crate) mod socket;
-pub(crate) mod watch;
 
 pub(crate) use requests::{batch, operation_id, request, stream, submission};
 

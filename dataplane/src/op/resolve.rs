@@ -2,6 +2,7 @@
 //! thread on every backend, never on the poll thread.
 
 use super::{Attempt, Context, Forms, Operation, settle, variant};
+use crate::capability::Capabilities;
 use crate::engine::Outcome;
 use crate::error::{Error, ErrorKind, Failed};
 use crate::io::Port;
@@ -27,6 +28,10 @@ impl Resolve {
 
 impl Forms for Resolve {
     const NAME: &'static str = "resolve";
+
+    fn is_own(&self, _: Capabilities) -> bool {
+        true
+    }
 
     fn entry(&mut self, _: &mut Context<'_>) -> Entry {
         unreachable!("name resolution runs on a helper thread")

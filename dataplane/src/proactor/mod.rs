@@ -15,6 +15,7 @@
 
 mod inspect;
 mod loop_waker;
+pub(crate) mod options;
 
 use crate::backend::{self, Fatal, OpId, Until};
 use crate::engine::deadlines::{Deadlines, coarse_ns, instant_to_ns, now_ns};

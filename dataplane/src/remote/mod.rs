@@ -6,4 +6,5 @@ pub(crate) mod cell;
 pub(crate) mod handle;
 #[cfg(not(loom))]
 pub(crate) mod inbox;
+pub(crate) mod sync;
 pub(crate) mod waker;

@@ -95,6 +95,9 @@ impl Ready {
                 Attempt::Done(result) => (result, 0),
                 Attempt::Flagged(result, flags) => (result, flags),
                 Attempt::Helper(job) => return self.help(id, job, table),
+                Attempt::Here(_) | Attempt::Outside => {
+                    unreachable!("the engine attempts it itself")
+                }
                 Attempt::Blocked(interest) => {
                     if table.groups.has_unused() {
                         // Its return, at the next sweep, may be what others wait for.

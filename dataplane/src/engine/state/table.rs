@@ -6,7 +6,7 @@ use super::registry::Registry;
 use super::slots::Slots;
 use crate::backend::OpId;
 use crate::capability::{Capabilities, Capability};
-use crate::op::{Context, Forms, HelperJob, Op};
+use crate::op::{Completer, Context, Forms, HelperJob, Op};
 use crate::remote::inbox::Shared;
 use crate::sys::helpers::{Helpers, HelpersError, JobId};
 use std::os::fd::RawFd;
@@ -68,6 +68,8 @@ impl Table {
         let source = op.source().and_then(|desc| self.descriptors.peek(desc)).map(|d| d.raw());
         let descriptor = op.desc().and_then(|desc| self.descriptors.find(desc));
         let mut context = Context {
+            id,
+            shared: &self.shared,
             descriptor,
             source,
             scratch,
@@ -87,14 +89,7 @@ impl Table {
 
     /// Runs a blocking call of an operation on a helper thread; its result arrives by the inbox.
     pub(crate) fn run_helper(&mut self, id: OpId, job: HelperJob) -> Result<(), i32> {
-        let shared = self.shared.clone();
-        let job = Box::new(move || {
-            // The guard exists from here on only: a job that never runs reports nothing, one that
-            // panics still pays the result it owes.
-            let mut report = Report { shared, id, result: -libc::EFAULT };
-            report.result = job();
-        });
-        match self.helpers.run(job) {
+        match self.helpers.run(self.reported(id, job)) {
             Ok(job) => {
                 self.helping.push((id, job));
                 Ok(())
@@ -103,6 +98,17 @@ impl Table {
             Err((HelpersError::Exhausted, _)) => Err(libc::ENOMEM),
             Err((HelpersError::CannotStart(errno), _)) => Err(errno),
         }
+    }
+
+    /// The job, with its result told by the inbox.
+    pub(crate) fn reported(&self, id: OpId, job: HelperJob) -> Box<dyn FnOnce() + Send> {
+        let completer = Completer { shared: self.shared.clone(), id };
+        Box::new(move || {
+            // The guard exists from here on only: a job that never runs reports nothing, one that
+            // panics still pays the result it owes.
+            let mut report = Report { completer, result: -libc::EFAULT };
+            report.result = job();
+        })
     }
 
     /// None: no helper has it. True: it never starts. False: it runs, and its result will come.
@@ -124,14 +130,13 @@ impl Table {
 }
 
 struct Report {
-    shared: Arc<Shared>,
-    id: OpId,
+    completer: Completer,
     result: i32,
 }
 
 impl Drop for Report {
     fn drop(&mut self) {
-        self.shared.helped(self.id, self.result);
+        self.completer.complete(self.result);
     }
 }
 

@@ -1,9 +1,5 @@
 //! Receiving: into a lease, into several, or into buffers a receive pool provides.
 
-use super::{
-    Advance, Attempt, Context, Forms, HoldsBuffer, Interest, Lane, Multishot, Operation, Shape,
-    settle, variant,
-};
 use crate::engine::descriptors::{DescId, Descriptor};
 use crate::engine::groups::PoolId;
 use crate::engine::path::{CopyReason, Mechanism, Path};
@@ -11,6 +7,10 @@ use crate::engine::scratch;
 use crate::engine::{Outcome, Payload};
 use crate::error::{Error, ErrorKind, Failed, Result};
 use crate::io::Port;
+use crate::op::{
+    Advance, Attempt, Context, Forms, HoldsBuffer, Interest, Lane, Multishot, Operation, Shape,
+    settle, variant,
+};
 use crate::sys::calls;
 use io_uring::{opcode, squeue::Entry};
 use regions::Lease;

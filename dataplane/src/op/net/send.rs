@@ -5,15 +5,15 @@
 //! socket's send queue moves on with the result. Which of the two forms runs is the socket's
 //! policy, decided when the entry is written; the completion says what happened.
 
-use super::{
-    Advance, Attempt, Context, Forms, HoldsBuffer, Interest, Lane, Operation, settle, variant,
-};
 use crate::engine::Outcome;
 use crate::engine::descriptors::{Class, Decision, DescId, Descriptor};
 use crate::engine::path::{CopyReason, Mechanism, Path};
 use crate::engine::scratch;
 use crate::error::{Error, ErrorKind, Failed, Result};
 use crate::io::Port;
+use crate::op::{
+    Advance, Attempt, Context, Forms, HoldsBuffer, Interest, Lane, Operation, settle, variant,
+};
 use crate::sys::calls;
 use io_uring::{opcode, squeue::Entry};
 use regions::{Span, SpanList};

@@ -4,13 +4,13 @@
 //! on. Out of descriptor numbers (EMFILE, ENFILE) an accept ends with Exhausted, also one of many:
 //! the connection waits on, and whoever frees numbers accepts again.
 
-use super::{
-    Advance, Attempt, Context, Forms, Interest, Multishot, Operation, Shape, settle, variant,
-};
 use crate::engine::Outcome;
 use crate::engine::descriptors::{Class, DescId, Descriptor};
 use crate::error::{Error, ErrorKind, Failed, Result};
 use crate::io::{Port, Socket};
+use crate::op::{
+    Advance, Attempt, Context, Forms, Interest, Multishot, Operation, Shape, settle, variant,
+};
 use crate::sys::calls;
 use io_uring::{opcode, squeue::Entry};
 

@@ -1,11 +1,11 @@
 //! Connecting a socket.
 
-use super::{Attempt, Context, Forms, Interest, Operation, unit, variant};
 use crate::engine::Outcome;
 use crate::engine::descriptors::DescId;
 use crate::engine::scratch;
 use crate::error::Failed;
 use crate::io::{Address, Port};
+use crate::op::{Attempt, Context, Forms, Interest, Operation, unit, variant};
 use crate::sys::calls;
 use io_uring::{opcode, squeue::Entry};
 

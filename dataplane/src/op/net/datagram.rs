@@ -1,12 +1,14 @@
 //! Datagrams with an address: send to, receive from.
 
-use super::{Attempt, Context, Filled, Forms, HoldsBuffer, Interest, Operation, settle, variant};
 use crate::engine::Outcome;
 use crate::engine::descriptors::{DescId, Descriptor};
 use crate::engine::path::{CopyReason, Mechanism};
 use crate::engine::scratch;
 use crate::error::{Error, ErrorKind, Failed, Result};
 use crate::io::{Address, Port};
+use crate::op::{
+    Attempt, Context, Filled, Forms, HoldsBuffer, Interest, Operation, settle, variant,
+};
 use crate::sys::calls;
 use io_uring::{opcode, squeue::Entry};
 use regions::{Lease, Span};

@@ -4,11 +4,11 @@
 //! number is never watched. After a completion-queue overflow or an early end by the kernel it is
 //! armed again by itself; an error ends it and is told to the callback once.
 
-use super::request::Multi;
-use super::stream::Next;
-use super::{Local, LocalDescriptor};
 use crate::backend::OpId;
 use crate::error::{Error, Result};
+use crate::io::request::Multi;
+use crate::io::stream::Next;
+use crate::io::{Local, LocalDescriptor, Named};
 use crate::op::{Interest, PollMany};
 use crate::proactor::{Inner, Proactor};
 use crate::sys::calls;
@@ -76,7 +76,7 @@ impl Proactor {
         let own = fd.as_fd().try_clone_to_owned().map_err(refused)?;
         let class = calls::classify(own.as_raw_fd()).map_err(refused)?;
         let descriptor = local.own(NAME, own, class)?;
-        let op = PollMany { desc: super::Named::desc(&descriptor), interest };
+        let op = PollMany { desc: Named::desc(&descriptor), interest };
         let held = RefCell::new(Some(descriptor));
         let state = Rc::new(State { over: Cell::new(false), held });
         let control = WatchControl { state: state.clone() };

@@ -1,0 +1,3 @@
+//! What is watched rather than moved: descriptors, and what else wakes a loop.
+
+pub(crate) mod watch;
