@@ -146,6 +146,7 @@ impl Capabilities {
             .with(Capability::RegisteredBuffers)
             .with(Capability::ZeroCopySend)
             .with(Capability::BufferRings)
+            .with(Capability::VectoredFixed)
     }
 
     /// Every capability there is a name for.

@@ -20,6 +20,8 @@ pub enum Mechanism {
     SendZeroCopyFixed,
     /// Zero-copy `sendmsg`.
     SendMessageZeroCopy,
+    /// Zero-copy `sendmsg` from one registered buffer.
+    SendMessageZeroCopyFixed,
     /// Positioned read or write into or from ordinary memory.
     File,
     /// Positioned read or write into or from a registered buffer.
@@ -39,6 +41,7 @@ impl Mechanism {
             Mechanism::SendZeroCopy => "send-zc",
             Mechanism::SendZeroCopyFixed => "send-zc-fixed",
             Mechanism::SendMessageZeroCopy => "sendmsg-zc",
+            Mechanism::SendMessageZeroCopyFixed => "sendmsg-zc-fixed",
             Mechanism::File => "file",
             Mechanism::FileFixed => "file-fixed",
             Mechanism::Splice => "splice",

@@ -22,6 +22,7 @@ pub const CASES: &[Case] = &[
     Case { name: "zero_copy/policy_of_a_closed_socket", needs: &[], run: closed_socket },
     Case { name: "zero_copy/registered_memory", needs: &[], run: registered_memory },
     Case { name: "zero_copy/vectored", needs: &[], run: vectored },
+    Case { name: "zero_copy/vectored_registered", needs: &[], run: vectored_registered },
     Case { name: "zero_copy/order_of_many", needs: &[], run: order_of_many },
     Case { name: "zero_copy/order_when_mixed", needs: &[], run: order_when_mixed },
     Case { name: "zero_copy/slow_reader", needs: &[], run: slow_reader },
@@ -56,8 +57,14 @@ fn path_of(cx: &Cx<'_>, client: &Socket, server: &Socket, bytes: &[u8]) -> Path 
 }
 
 fn is_attempt(path: Path) -> bool {
-    use Mechanism::{SendMessageZeroCopy, SendZeroCopy, SendZeroCopyFixed};
-    matches!(path.mechanism, SendZeroCopy | SendZeroCopyFixed | SendMessageZeroCopy)
+    use Mechanism as M;
+    matches!(
+        path.mechanism,
+        M::SendZeroCopy
+            | M::SendZeroCopyFixed
+            | M::SendMessageZeroCopy
+            | M::SendMessageZeroCopyFixed
+    )
 }
 
 /// The path of a send that asked for no copy fits what this proactor can do.
@@ -187,6 +194,36 @@ fn vectored(cx: &Cx<'_>) -> Result<(), Skip> {
         check_asked(cx, sent.path);
         assert!(got == bytes && sent.bytes == bytes.len());
     }
+    Ok(())
+}
+
+/// Vectors of one registered buffer go out as such; one foreign vector among them and they do not.
+fn vectored_registered(cx: &Cx<'_>) -> Result<(), Skip> {
+    let (client, server) = pair(cx, ZeroCopy::Always);
+    let slab = cx.slab(4, 1 << 14);
+    let reading = cx.slab(1, 1 << 16);
+    let registered = cx.io.register_slab(&slab);
+    assert!(registered.is_ok() || supported_without_buffers(cx), "{registered:?}");
+    for (parts, foreign) in [(1, false), (4, false), (12, false), (4, true)] {
+        let whole = filled(&slab, parts as u8 + 1);
+        let step = whole.len() / parts;
+        let mut list: SpanList =
+            (0..parts).map(|i| whole.slice(i * step..(i + 1) * step).expect("inside")).collect();
+        if foreign {
+            list.push(span(&[parts as u8 + 1; 100])).expect("room");
+        }
+        let len = list.total_bytes();
+        let sending = client.send_vectored(list).into_future();
+        let (sent, got) = cx.block_on(async { join!(sending, read(&server, &reading, len)) });
+        assert!(got.len() == len && got.iter().all(|got| *got == parts as u8 + 1));
+        let path = sent.expect("sending").path;
+        check_asked(cx, path);
+        let fixed = path.mechanism == Mechanism::SendMessageZeroCopyFixed;
+        let able = cx.io.capabilities().contains(Capability::VectoredFixed)
+            && cx.io.capabilities().contains(Capability::RegisteredBuffers);
+        assert_eq!(fixed, able && supported(cx) && !foreign, "{path}");
+    }
+    assert_eq!(slab.available(), 4);
     Ok(())
 }
 

@@ -50,9 +50,11 @@ const MODULES: &[(&str, &str)] = &[
     ("dataplane/src/backend/uring/pools.rs", "buffers handed to the kernel"),
     ("dataplane/src/backend/uring/probe.rs", "trials of kernel features"),
     ("dataplane/src/backend/uring/ring.rs", "the queues shared with the kernel"),
+    ("dataplane/src/backend/uring/sqe.rs", "fields the entry builders of the ring crate lack"),
     ("dataplane/src/backend/uring/storage.rs", "entries whose pointers the slots keep alive"),
     ("dataplane/src/backend/uring/tables.rs", "registration calls the ring crate lacks"),
     ("dataplane/src/backend/uring/trial.rs", "trials of kernel features"),
+    ("dataplane/src/backend/uring/trial_send.rs", "trials of kernel features"),
     ("dataplane/src/engine/complete.rs", "a descriptor number from the kernel becomes owned"),
     ("dataplane/src/engine/state/groups.rs", "a slot the kernel held becomes a lease again"),
     (

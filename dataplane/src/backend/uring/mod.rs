@@ -21,9 +21,11 @@ mod pools;
 pub(crate) mod probe;
 pub(crate) mod ring;
 pub(crate) mod setup;
+pub(crate) mod sqe;
 mod storage;
 pub(crate) mod tables;
 pub(crate) mod trial;
+mod trial_send;
 
 use super::{Backend, Event, Fatal, Kind, MORE, OpId, Provided, RegisterError, Until, tagged};
 use crate::capability::{Capabilities, Capability};

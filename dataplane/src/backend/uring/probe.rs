@@ -9,8 +9,7 @@
 //! Unsafe code: entries handed to the bench, and two plain system calls.
 #![allow(unsafe_code)]
 
-use std::io::{self, PipeReader, PipeWriter, Read, Write};
-use std::net::{TcpListener, TcpStream};
+use std::io::{self, PipeReader, PipeWriter, Write};
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::sync::{Arc, OnceLock};
@@ -23,7 +22,8 @@ use super::buf_ring::Consume;
 use super::ring::Ring;
 use super::setup::{Setup, errno_of};
 use super::tables::{BufferTable, FileTable};
-use super::trial::{Bench, Completion, TAG, Why};
+use super::trial::{Bench, Completion, TAG, Why, stays_armed};
+use super::trial_send::{send_vectored_fixed, zero_copy_send};
 use crate::capability::{Capabilities, Capability};
 
 /// Whether a capability was seen to work.
@@ -166,10 +166,9 @@ fn opcodes_there(capability: Capability, opcodes: &io_uring::Probe) -> Result<()
             &[(opcode::FutexWait::CODE, "FUTEX_WAIT"), (opcode::FutexWake::CODE, "FUTEX_WAKE")]
         }
         Capability::Messaging => &[(opcode::MsgRingData::CODE, "MSG_RING")],
-        Capability::VectoredFixed => &[
-            (opcode::ReadvFixed::CODE, "READV_FIXED"),
-            (opcode::WritevFixed::CODE, "WRITEV_FIXED"),
-        ],
+        Capability::VectoredFixed => {
+            &[(opcode::ReadvFixed::CODE, "READV_FIXED"), (opcode::SendMsgZc::CODE, "SENDMSG_ZC")]
+        }
         _ => &[],
     };
     match needed.iter().find(|(code, _)| !opcodes.is_supported(*code)) {
@@ -255,13 +254,6 @@ fn twice(
         stays_armed(what, bench.one()?.expect(what, expected)?)?;
     }
     bench.settle()
-}
-
-fn stays_armed(what: &str, completion: Completion) -> Result<(), Why> {
-    match completion.more() {
-        true => Ok(()),
-        false => Err(Why::Missing(format!("{what}: completed once only ({completion})"))),
-    }
 }
 
 fn multishot_accept(bench: &mut Bench) -> Result<(), Why> {
@@ -369,9 +361,10 @@ fn vectored_fixed(bench: &mut Bench) -> Result<String, Why> {
         let read = opcode::ReadvFixed::new(fd, vectors, 2, index).build();
         // SAFETY: the vectors and what they point at are the bench's memory.
         unsafe { bench.run(read)? }.expect("READV_FIXED", 8)?;
-        bytes_are(bench, "READV_FIXED", b"halves 2")
+        bytes_are(bench, "READV_FIXED", b"halves 2")?;
+        send_vectored_fixed(bench, index)
     })?;
-    Ok("READV_FIXED filled two parts of a registered page".to_owned())
+    Ok("READV_FIXED filled two parts of a registered page, SENDMSG_ZC sent them from it".to_owned())
 }
 
 fn linked_operations(bench: &mut Bench) -> Result<String, Why> {
@@ -387,47 +380,6 @@ fn linked_operations(bench: &mut Bench) -> Result<String, Why> {
         completion.expect(what, expected)?;
     }
     Ok("of two chains one ran through, and the other stopped at its failed first step".to_owned())
-}
-
-fn zero_copy_send(bench: &mut Bench) -> Result<String, Why> {
-    const REPORT_USAGE: u16 = 1 << 3;
-    const COPIED: u32 = 1 << 31;
-    let listener = TcpListener::bind(("127.0.0.1", 0)).map_err(Why::untried("bind to loopback"))?;
-    let address = listener.local_addr().map_err(Why::untried("getsockname"))?;
-    let near = TcpStream::connect(address).map_err(Why::untried("connect over loopback"))?;
-    let (mut far, _) = listener.accept().map_err(Why::untried("accept over loopback"))?;
-    far.set_read_timeout(Some(Duration::from_secs(1))).map_err(Why::untried("SO_RCVTIMEO"))?;
-    let (fd, memory) = (Fd(near.as_raw_fd()), bench.memory());
-    // SAFETY: the bench's own memory, which no operation uses now.
-    let message = unsafe {
-        memory.cast::<[u8; 8]>().write(*b"zerocopy");
-        (*memory).vectors[0] = libc::iovec { iov_base: memory.cast(), iov_len: 8 };
-        (*memory).message.msg_iov = (&raw mut (*memory).vectors).cast();
-        (*memory).message.msg_iovlen = 1;
-        &raw const (*memory).message
-    };
-    let plain = opcode::SendZc::new(fd, memory.cast(), 8).zc_flags(REPORT_USAGE).build();
-    let vectored = opcode::SendMsgZc::new(fd, message).ioprio(REPORT_USAGE).build();
-    let mut copied = 0;
-    for (what, entry) in [("SEND_ZC", plain), ("SENDMSG_ZC", vectored)] {
-        // SAFETY: the message, its vector and its bytes are the bench's memory.
-        let sent = unsafe { bench.run(entry)? };
-        stays_armed(what, sent.expect(what, 8)?)?;
-        let notice = bench.one()?;
-        if !cqueue::notif(notice.flags) {
-            return Err(Why::Missing(format!("{what}: no notification but {notice}")));
-        }
-        copied += u32::from(notice.result as u32 & COPIED != 0);
-        let mut received = [0; 8];
-        far.read_exact(&mut received).map_err(Why::untried("read over loopback"))?;
-        if received != *b"zerocopy" {
-            return Err(Why::Missing(format!("{what}: wrong bytes {received:02x?}")));
-        }
-    }
-    Ok(format!(
-        "SEND_ZC and SENDMSG_ZC moved 8 bytes each over loopback TCP and reported their use \
-         ({copied} of 2 copied, as loopback does)"
-    ))
 }
 
 fn absolute_timeout(bench: &mut Bench) -> Result<String, Why> {

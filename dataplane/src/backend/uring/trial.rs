@@ -242,3 +242,11 @@ impl Drop for Bench {
         }
     }
 }
+
+/// A completion that says more will come.
+pub(super) fn stays_armed(what: &str, completion: Completion) -> Result<(), Why> {
+    match completion.more() {
+        true => Ok(()),
+        false => Err(Why::Missing(format!("{what}: completed once only ({completion})"))),
+    }
+}

@@ -5,6 +5,8 @@
 //! socket's send queue moves on with the result. Which of the two forms runs is the socket's
 //! policy, decided when the entry is written; the completion says what happened.
 
+use crate::backend::uring::sqe;
+use crate::capability::Capability;
 use crate::engine::Outcome;
 use crate::engine::descriptors::{Class, Decision, DescId, Descriptor};
 use crate::engine::path::{CopyReason, Mechanism, Path};
@@ -93,7 +95,10 @@ impl Progress {
         let refused = result == -libc::ENOMEM || result == -libc::ENOBUFS;
         let asked = matches!(
             self.path.mechanism,
-            Mechanism::SendZeroCopy | Mechanism::SendZeroCopyFixed | Mechanism::SendMessageZeroCopy
+            Mechanism::SendZeroCopy
+                | Mechanism::SendZeroCopyFixed
+                | Mechanism::SendMessageZeroCopy
+                | Mechanism::SendMessageZeroCopyFixed
         );
         refused && asked && !self.require && !self.unpinnable
     }
@@ -279,6 +284,20 @@ impl SendVectored {
     pub fn sent_bytes(&self) -> usize {
         self.progress.sent
     }
+
+    /// The registered buffer that holds every span, where the kernel takes vectors of one.
+    fn fixed_index(&self, cx: &Context<'_>) -> Option<u16> {
+        if !cx.capabilities.contains(Capability::VectoredFixed) {
+            return None;
+        }
+        let mut indexes = self
+            .spans
+            .iter()
+            .filter(|span| !span.is_empty())
+            .map(|span| cx.registry.fixed_index(span, span.as_ptr(), span.len()));
+        let first = indexes.next()??;
+        indexes.all(|index| index == Some(first)).then_some(first)
+    }
 }
 
 impl Forms for SendVectored {
@@ -308,13 +327,21 @@ impl Forms for SendVectored {
             let flags = self.progress.ring_flags() | cx.no_second_try();
             return target.seal(entry.flags(flags as u32).build());
         }
+        let fixed = self.fixed_index(cx);
         if self.progress.sent == 0 || self.progress.path.is_zero_copy() {
-            self.progress.path = Path::direct(Mechanism::SendMessageZeroCopy);
+            self.progress.path = Path::direct(match fixed {
+                Some(_) => Mechanism::SendMessageZeroCopyFixed,
+                None => Mechanism::SendMessageZeroCopy,
+            });
         }
         let entry = opcode::SendMsgZc::new(target.fd(), message)
             .ioprio(REPORT_USAGE)
             .flags(self.progress.ring_flags() as u32);
-        target.seal(entry.build())
+        let entry = target.seal(entry.build());
+        match fixed {
+            Some(index) => sqe::from_registered(entry, index),
+            None => entry,
+        }
     }
 
     fn attempt(&mut self, cx: &mut Context<'_>) -> Attempt {
