@@ -147,6 +147,7 @@ impl Capabilities {
             .with(Capability::ZeroCopySend)
             .with(Capability::BufferRings)
             .with(Capability::VectoredFixed)
+            .with(Capability::LinkedOperations)
     }
 
     /// Every capability there is a name for.

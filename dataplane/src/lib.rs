@@ -61,6 +61,10 @@ mod public {
     pub use crate::io::receive_pool::ReceivePool;
     pub use crate::io::registration::Registration;
     pub use crate::io::request::{Multi, Request};
+    pub use crate::io::sequence::{
+        AwaitingSequence, Finished, Flow, RefusedSequence, RunningSequence, Sequence,
+        SequenceFailed,
+    };
     pub use crate::io::socket::Socket;
     pub use crate::io::stream::{LocalStream, Next, RemoteStream};
     pub use crate::io::submission::{RemoteSubmission, Submission};

@@ -148,6 +148,13 @@ pub(crate) trait Backend {
     /// Stages the operation in slot `id`, resolved through `table`.
     fn push(&mut self, id: OpId, table: &mut Table);
 
+    /// Stages operations of which each starts when the one before it succeeded, as one chain of
+    /// the kernel's. False: it cannot be done, or there is no room for all, and nothing was staged.
+    fn push_chain(&mut self, ids: &[OpId], table: &mut Table) -> bool {
+        let _ = (ids, table);
+        false
+    }
+
     /// Asks for the end of an operation that was pushed.
     fn cancel(&mut self, id: OpId, table: &mut Table);
 

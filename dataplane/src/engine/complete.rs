@@ -9,7 +9,7 @@
 #![allow(unsafe_code)]
 
 use super::descriptors::Class;
-use super::slots::{NONE, Notify, State};
+use super::slots::{NONE, Notify, State, Step};
 use super::{Engine, Fire, Outcome, Payload, Reason};
 use crate::backend::{BUFFER, COPIED, Event, Kind, MORE, NOTIFICATION, OpId};
 use crate::op::{Advance, Forms, Op, Shape, Stored};
@@ -96,6 +96,9 @@ impl Engine {
             // A plain operation the backend kept no copy of: its result is as it is.
             return self.settle(index, event.result, 0);
         };
+        if slot.is_linked && own && event.result == -libc::ECANCELED && slot.step != Step::Alone {
+            return self.chain_broke(index);
+        }
         let retry = event.result == -libc::EINTR || event.result == -libc::EAGAIN;
         if retry && own {
             return self.try_again(index);
@@ -134,7 +137,7 @@ impl Engine {
 
     /// The result of a one-shot operation, or the end of a multishot one, is known.
     #[inline]
-    fn settle(&mut self, index: u32, result: i32, flags: u32) {
+    pub(super) fn settle(&mut self, index: u32, result: i32, flags: u32) {
         let (slot, body, _) = self.table.slots.parts(index);
         slot.result = result;
         slot.settled = true;
@@ -161,6 +164,12 @@ impl Engine {
         }
         if let Some(group) = pool.and_then(|pool| self.table.groups.find(pool)) {
             group.disarm();
+        }
+        if self.table.slots.at(index).step != Step::Alone {
+            self.end_step(index);
+        }
+        if self.table.slots.at(index).leads {
+            self.lead_on(index);
         }
         if owed == 0 {
             self.finish(index);
@@ -377,6 +386,9 @@ impl Engine {
         if std::mem::take(&mut slot.has_deadline) {
             self.deadlines.remove(index);
         }
+        if self.table.slots.at(index).leads {
+            self.lead_on(index);
+        }
         let slot = self.table.slots.at(index);
         if matches!(slot.notify, Notify::Nobody) {
             if slot.abandoned {
@@ -431,6 +443,7 @@ impl Engine {
         let op = S::take(&mut body.op);
         let mut outcome = Outcome::new(slot.result, slot.reason, Payload::None);
         if !matches!(slot.shape, Shape::Plain | Shape::Single) {
+            (slot.step, slot.is_linked) = (Step::Alone, false);
             outcome.payload = std::mem::take(&mut body.payload);
             // Results nobody took are dropped with nothing borrowed, like everything else.
             if let Some(backlog) = body.backlog.take()

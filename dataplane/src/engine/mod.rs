@@ -6,6 +6,7 @@ pub(crate) mod complete;
 pub(crate) mod path;
 pub(crate) mod poison;
 pub(crate) mod report;
+pub(crate) mod sequence;
 pub(crate) mod shutdown;
 pub(crate) mod state;
 pub(crate) mod submit;
@@ -22,7 +23,7 @@ use deadlines::Deadlines;
 use descriptors::Class;
 use regions::Lease;
 use report::Counters;
-use std::collections::VecDeque;
+use std::collections::{HashMap, VecDeque};
 use std::os::fd::OwnedFd;
 use std::task::Waker;
 use table::Table;
@@ -38,6 +39,10 @@ pub enum Reason {
     Timeout,
     /// Its descriptor was closed.
     Closed,
+    /// A step before it in its sequence failed.
+    Sequence,
+    /// Its sequence was told to stop.
+    Stopped,
     /// The proactor shut down.
     Shutdown,
 }
@@ -91,6 +96,8 @@ pub(crate) enum Fire {
     Finish(OpId),
     /// A result of a multishot operation with a callback.
     Result(OpId, Outcome),
+    /// A step of a sequence that is made from the steps before it.
+    Make(OpId),
     /// Run what a foreign thread asked for.
     Call(ForeignCall),
     /// Drop what nobody wants: its owner's code may run.
@@ -110,6 +117,8 @@ pub(crate) struct Engine {
     /// The batch the backend filled, kept for its memory.
     pub(crate) events: Vec<Event>,
     pub(crate) fire: VecDeque<Fire>,
+    /// What makes the steps that are not there yet, by slot.
+    pub(crate) makers: HashMap<u32, sequence::Maker>,
     pub(crate) bound: u32,
     pub(crate) options: Options,
     pub(crate) counters: Counters,

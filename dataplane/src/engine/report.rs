@@ -23,6 +23,8 @@ pub(crate) struct Counters {
     pub(crate) foreign_submissions: u64,
     pub(crate) zero_copy_sent: u64,
     pub(crate) zero_copy_copied: u64,
+    /// Steps of sequences that went to the kernel as parts of a chain.
+    pub(crate) linked_steps: u64,
     pub(crate) leaked: u64,
     pub(crate) helped: Vec<(OpId, i32)>,
     pub(crate) provided: Vec<Provided>,
@@ -54,6 +56,8 @@ pub struct Stats {
     pub zero_copy_sent: u64,
     /// Zero-copy sends the kernel copied after all.
     pub zero_copy_copied: u64,
+    /// Steps of sequences that went to the kernel as parts of a chain.
+    pub linked_steps: u64,
     /// Completion-queue overflows.
     pub overflows: u64,
     /// Direct reads and writes completed by polling the device ([`Options::iopoll`]).
@@ -138,6 +142,7 @@ impl Engine {
             timed_out: counters.timed_out,
             foreign_submissions: counters.foreign_submissions,
             zero_copy_sent: counters.zero_copy_sent,
+            linked_steps: self.counters.linked_steps,
             zero_copy_copied: counters.zero_copy_copied,
             overflows: self.backend.as_ref().map_or(0, |backend| backend.overflows()),
             polled,
@@ -163,6 +168,7 @@ impl Engine {
                     descriptor: found.map(|descriptor| descriptor.raw()),
                     age: Duration::from_nanos(now_ns.saturating_sub(slot.started_ns)),
                     state: match slot.state {
+                        State::Waiting => "waiting for the step before it",
                         State::Queued => "queued",
                         State::Parked => "parked",
                         _ if slot.settled => "notification owed",

@@ -110,9 +110,11 @@ impl Engine {
         slot.state = State::Done;
         slot.owed = 0;
         slot.desc = super::slots::NONE;
+        slot.leads = false;
         if std::mem::take(&mut slot.has_deadline) {
             self.deadlines.remove(index);
         }
+        self.end_step(index);
         let slot = self.table.slots.at(index);
         let id = crate::backend::OpId::new(index, slot.generation);
         match std::mem::replace(&mut slot.notify, Notify::Nobody) {

@@ -2,7 +2,7 @@
 
 use super::descriptors::{Class, DescId};
 use super::groups::PoolId;
-use super::slots::{NONE, Notify, State};
+use super::slots::{NONE, Notify, State, Step};
 use super::{Engine, Fire, Outcome, Reason, deadlines};
 use crate::backend::{AnyBackend, Event, OpId};
 use crate::error::{Error, ErrorKind, Result};
@@ -10,10 +10,16 @@ use crate::op::{Attempt, Forms, Op, Shape, Stored};
 use crate::remote::inbox;
 
 /// What an operation uses.
-struct Links {
+pub(super) struct Links {
     desc: Option<DescId>,
     pool: Option<PoolId>,
     source: Option<DescId>,
+}
+
+impl Links {
+    pub(super) fn of<F: Forms>(op: &F) -> Links {
+        Links { desc: op.desc(), pool: op.pool(), source: op.source() }
+    }
 }
 
 #[cold]
@@ -110,23 +116,13 @@ impl Engine {
         self.table.slots.in_flight += 1;
         let shape = op.shape();
         let fires_at = op.fires_at();
-        let links = Links { desc: op.desc(), pool: op.pool(), source: op.source() };
+        let links = Links::of(&op);
         let slot = self.table.slots.at(index);
-        slot.state = State::InFlight;
-        slot.reason = Reason::Kernel;
-        slot.cancel_sent = false;
-        slot.abandoned = false;
-        slot.settled = false;
-        slot.holds_lane = false;
-        slot.has_deadline = false;
-        slot.is_kept = true;
-        slot.shape = shape;
-        slot.started_ns = self.counters.turn_ns;
+        slot.begin(State::InFlight, shape, self.counters.turn_ns);
         // A free slot tells nobody.
         if !matches!(notify, Notify::Nobody) {
             slot.notify = std::mem::replace(notify, Notify::Nobody);
         }
-        slot.desc = NONE;
         let id = OpId::new(index, slot.generation);
         match (shape, &mut self.backend) {
             // An entry is all it needs: the slot keeps no copy.
@@ -159,7 +155,7 @@ impl Engine {
         Ok(id)
     }
 
-    fn set_deadline(&mut self, index: u32, at_ns: Option<u64>) {
+    pub(super) fn set_deadline(&mut self, index: u32, at_ns: Option<u64>) {
         let at_ns = at_ns.unwrap_or_else(|| {
             let timeout = self.options.timeout.unwrap_or_default();
             deadlines::now_ns().saturating_add(timeout.as_nanos() as u64)
@@ -169,7 +165,7 @@ impl Engine {
     }
 
     /// Counts the operation in everything it uses.
-    fn enlist(&mut self, index: u32, links: Links) {
+    pub(super) fn enlist(&mut self, index: u32, links: Links) {
         if let Some(desc) = links.desc {
             self.link(index, desc.index);
         }
@@ -191,10 +187,10 @@ impl Engine {
     }
 
     /// Enters the lane, or hands it over at once.
-    fn start(&mut self, index: u32) {
+    pub(super) fn start(&mut self, index: u32) {
         let (slot, body, _) = self.table.slots.parts(index);
         let Some(op) = body.op.as_ref() else { return };
-        if slot.desc == NONE {
+        if slot.desc == NONE || slot.holds_lane {
             return self.launch(index);
         }
         let descriptor = self.table.descriptors.at(slot.desc);
@@ -348,6 +344,17 @@ impl Engine {
                 self.unpark(index);
                 self.cancel_own(index);
             }
+            // A sequence ends as a whole, and the kernel knows a chain by the step it is at: what
+            // is asked of a step goes on to the one that runs.
+            State::Waiting | State::InFlight if slot.step == Step::Waits => {
+                if slot.state == State::Waiting {
+                    self.cancel_own(index);
+                }
+                let before = self.table.slots.body(index).before;
+                let before = self.table.slots.id(before);
+                self.cancel(before, reason);
+            }
+            State::Waiting => self.cancel_own(index),
             State::InFlight if slot.owed == 0 => self.cancel_own(index),
             State::InFlight if !slot.cancel_sent => {
                 slot.cancel_sent = true;
@@ -372,7 +379,7 @@ impl Engine {
     }
 
     /// Ends an operation the backend does not have. A close cannot be called back.
-    fn cancel_own(&mut self, index: u32) {
+    pub(super) fn cancel_own(&mut self, index: u32) {
         let (slot, body, _) = self.table.slots.parts(index);
         if matches!(body.op, Some(Op::Close(_))) {
             slot.reason = Reason::Kernel;

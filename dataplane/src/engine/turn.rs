@@ -32,6 +32,7 @@ pub(crate) enum Ready {
     Each(OpId, super::slots::EachCallback, Outcome),
     /// Its end.
     End(super::slots::EachCallback, Option<Op>, Outcome),
+    Make(OpId, super::sequence::Maker),
     Call(ForeignCall),
     Drop(Box<dyn std::any::Any>),
     Parts(Option<Op>, Outcome, Notify),
@@ -309,6 +310,10 @@ impl Engine {
                 Some(Fire::Wake(waker)) => Ready::Wake(waker),
                 Some(Fire::Call(call)) => Ready::Call(call),
                 Some(Fire::Drop(parts)) => Ready::Drop(parts),
+                Some(Fire::Make(id)) => match self.take_maker(id) {
+                    Some(maker) => Ready::Make(id, maker),
+                    None => continue,
+                },
                 Some(Fire::Finish(id)) => match self.ready_finish(id) {
                     Some(ready) => ready,
                     None => continue,

@@ -12,7 +12,7 @@ pub(crate) mod registration;
 pub(crate) mod requests;
 pub(crate) mod socket;
 
-pub(crate) use requests::{batch, operation_id, request, stream, submission};
+pub(crate) use requests::{batch, operation_id, request, sequence, stream, submission};
 
 pub use address::Address;
 pub use file::File;

@@ -24,6 +24,10 @@ impl Forms for Shutdown {
         Some(self.socket)
     }
 
+    fn links(&self) -> bool {
+        true
+    }
+
     /// After the sends before it: an end of stream never overtakes bytes.
     fn lane(&self) -> Option<super::Lane> {
         (self.how != libc::SHUT_RD).then_some(super::Lane::Send)

@@ -214,6 +214,15 @@ impl Forms for Read {
         (self.offset == CURRENT).then_some(Lane::Recv)
     }
 
+    fn links(&self) -> bool {
+        true
+    }
+
+    fn falls_short(&self, result: i32) -> bool {
+        // Of a pipe some bytes are what a read gives.
+        self.offset != CURRENT && result >= 0 && (result as usize) < self.lease.len()
+    }
+
     fn check(&self, descriptor: Option<&Descriptor>) -> Result<()> {
         if self.lease.is_empty() {
             let message = "the lease has no room (length 0); call `reset` on it first";
@@ -290,6 +299,10 @@ impl Forms for Write {
 
     fn lane(&self) -> Option<Lane> {
         (self.offset == CURRENT).then_some(Lane::Send)
+    }
+
+    fn links(&self) -> bool {
+        true
     }
 
     fn check(&self, descriptor: Option<&Descriptor>) -> Result<()> {
@@ -369,6 +382,10 @@ impl Forms for Sync {
 
     fn shape(&self) -> Shape {
         Shape::Single
+    }
+
+    fn links(&self) -> bool {
+        true
     }
 
     fn desc(&self) -> Option<DescId> {

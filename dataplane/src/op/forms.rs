@@ -217,6 +217,19 @@ pub trait Forms {
         false
     }
 
+    /// Whether the kernel may start the step after it by itself: what the kernel takes for a
+    /// success or a failure must be one to us.
+    fn links(&self) -> bool {
+        false
+    }
+
+    /// Whether a success of `result` is less than was asked for, which ends a sequence: the step
+    /// after it must not work on bytes that never came.
+    fn falls_short(&self, result: i32) -> bool {
+        let _ = result;
+        false
+    }
+
     /// Asks for the end of an attempt that was [`Attempt::Outside`]. None: there is nothing to
     /// ask for. True: nobody will tell its result any more. False: its result comes.
     fn withdraw(&mut self) -> Option<bool> {

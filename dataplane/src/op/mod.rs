@@ -183,6 +183,14 @@ impl Forms for Op {
         each!(self, op => op.is_own(capabilities))
     }
 
+    fn links(&self) -> bool {
+        each!(self, op => op.links())
+    }
+
+    fn falls_short(&self, result: i32) -> bool {
+        each!(self, op => op.falls_short(result))
+    }
+
     fn withdraw(&mut self) -> Option<bool> {
         each!(self, op => op.withdraw())
     }
@@ -312,6 +320,12 @@ fn failure(outcome: &Outcome, name: &'static str) -> Error {
         Reason::Timeout => error.with_kind(ErrorKind::TimedOut).with_message("its deadline passed"),
         Reason::Closed => {
             error.with_kind(ErrorKind::Closed).with_message("the descriptor was closed")
+        }
+        Reason::Sequence => {
+            error.with_kind(ErrorKind::Cancelled).with_message("a step before it failed")
+        }
+        Reason::Stopped => {
+            error.with_kind(ErrorKind::Cancelled).with_message("the sequence stopped before it")
         }
         Reason::Shutdown => {
             error.with_kind(ErrorKind::ShutDown).with_message("the proactor shut down")

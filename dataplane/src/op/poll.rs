@@ -121,6 +121,10 @@ impl Forms for Poll {
         Some(self.desc)
     }
 
+    fn links(&self) -> bool {
+        true
+    }
+
     fn check(&self, descriptor: Option<&Descriptor>) -> Result<()> {
         check_poll(Self::NAME, self.interest, descriptor)
     }

@@ -36,6 +36,10 @@ impl Stored for Nop {
 impl Forms for Nop {
     const NAME: &'static str = "nop";
 
+    fn links(&self) -> bool {
+        true
+    }
+
     fn shape(&self) -> Shape {
         Shape::Plain
     }

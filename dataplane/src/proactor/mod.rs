@@ -20,6 +20,7 @@ pub(crate) mod options;
 use crate::backend::{self, Fatal, OpId, Until};
 use crate::engine::deadlines::{Deadlines, coarse_ns, instant_to_ns, now_ns};
 use crate::engine::report::Counters;
+use crate::engine::sequence::Made;
 use crate::engine::shutdown::Leaked;
 use crate::engine::slots::most_slots;
 use crate::engine::table::Table;
@@ -35,7 +36,7 @@ use crate::sys::fork::Origin;
 use crate::sys::helpers::Helpers;
 use loop_waker::LoopWaker;
 use std::cell::{Cell, RefCell, RefMut};
-use std::collections::VecDeque;
+use std::collections::{HashMap, VecDeque};
 use std::fmt;
 use std::future::Future;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
@@ -203,6 +204,17 @@ impl Inner {
                 let lent = Proactor::lend(self);
                 call(lent.as_ref());
             }
+            Ready::Make(id, mut maker) => {
+                let made = catch_unwind(AssertUnwindSafe(&mut maker));
+                let (made, panic) = match made {
+                    Ok(made) => (made, None),
+                    Err(panic) => (Made::panicked(), Some(panic)),
+                };
+                self.engine.borrow_mut().made(id, made);
+                if let Some(panic) = panic {
+                    resume_unwind(panic);
+                }
+            }
             Ready::Drop(parts) => drop(parts),
             Ready::Parts(op, outcome, notify) => {
                 drop(notify);
@@ -315,6 +327,7 @@ impl Proactor {
             napping: Vec::new(),
             events: Vec::with_capacity(backend::EVENTS_PER_TURN),
             fire: VecDeque::new(),
+            makers: HashMap::new(),
             bound,
             options,
             counters: Counters { turn_ns: coarse_ns(), ..Counters::default() },

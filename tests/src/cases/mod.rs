@@ -18,6 +18,8 @@ pub mod pool;
 pub mod readiness;
 pub mod registration;
 pub mod remote;
+pub mod sequence;
+pub mod sequence_made;
 pub mod shutdown;
 pub mod stream;
 pub mod tcp;
@@ -51,6 +53,8 @@ const LISTS: &[&[Case]] = &[
     readiness::CASES,
     registration::CASES,
     remote::CASES,
+    sequence::CASES,
+    sequence_made::CASES,
     shutdown::CASES,
     stream::CASES,
     tcp::CASES,

@@ -34,7 +34,7 @@ use crate::engine::table::Table;
 use crate::op::{Forms, Interest, Lane, Op, Shape};
 use crate::options::{Backend as Choice, MAX_OPERATIONS, Options};
 use crate::remote::inbox::Shared;
-use io_uring::squeue::Entry;
+use io_uring::squeue::{Entry, Flags};
 use io_uring::{opcode, types};
 use ring::{End, Ring};
 use setup::Setup;
@@ -393,6 +393,31 @@ impl Backend for Uring {
             Some(entry) => self.stage(entry),
             None => self.own.push(Event::of(id, -libc::ENOBUFS, 0)),
         }
+    }
+
+    fn push_chain(&mut self, ids: &[OpId], table: &mut Table) -> bool {
+        if self.storage.is_some() || !self.backlog.is_empty() {
+            return false;
+        }
+        if self.ring.room() < ids.len() && self.enter(0, None).is_err() {
+            return false;
+        }
+        if self.ring.room() < ids.len() {
+            return false;
+        }
+        // The chain ends with the one entry that has no link.
+        let last = ids.len().saturating_sub(1);
+        let link = |at| if at < last { Flags::IO_LINK } else { Flags::empty() };
+        let entries: Vec<Entry> = ids
+            .iter()
+            .enumerate()
+            .map(|(at, id)| {
+                let entry = table.resolve(*id, |op, cx| op.entry(cx));
+                entry.flags(link(at)).user_data(id.0)
+            })
+            .collect();
+        // SAFETY: as in `stage`, for every entry.
+        unsafe { self.ring.push_all(&entries) }
     }
 
     fn cancel(&mut self, id: OpId, _: &mut Table) {

@@ -6,6 +6,7 @@
 //! free -> queued -> in flight <-> parked -> done -> free
 //! ```
 //!
+//! - *Waiting*: a step of a sequence whose turn has not come; see `engine/sequence.rs`.
 //! - *Queued*: it waits for its turn on a stream's send or receive queue.
 //! - *In flight*: the backend has it. `owed` counts the events the kernel still owes (the result;
 //!   for a zero-copy send also the notification). While it is above zero, operation, buffers,
@@ -43,10 +44,22 @@ pub(crate) const MAX_SLOTS: usize = 1 << 20;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum State {
     Free,
+    Waiting,
     Queued,
     InFlight,
     Parked,
     Done,
+}
+
+/// What an operation is to the one before it in its sequence.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Step {
+    /// There is none.
+    Alone,
+    /// It is not over.
+    Waits,
+    /// It succeeded.
+    May,
 }
 
 /// Called once with the ended operation; without it when its memory had to be leaked.
@@ -106,6 +119,11 @@ pub(crate) struct Slot {
     pub(crate) shape: Shape,
     /// Stands first in a lane of its descriptor.
     pub(crate) holds_lane: bool,
+    pub(crate) step: Step,
+    /// A step of a sequence starts after it.
+    pub(crate) leads: bool,
+    /// The kernel has it as a part of a chain.
+    pub(crate) is_linked: bool,
     pub(crate) owed: u16,
     pub(crate) generation: u32,
     pub(crate) result: i32,
@@ -124,17 +142,44 @@ pub(crate) struct Body {
     /// Neighbours in the descriptor's list of operations.
     pub(crate) older: u32,
     pub(crate) newer: u32,
+    /// Neighbours in its sequence.
+    pub(crate) before: u32,
+    pub(crate) then: u32,
     pub(crate) payload: Payload,
     pub(crate) backlog: Option<Box<Backlog>>,
 }
 
 impl Body {
     fn empty() -> Body {
-        Body { op: None, older: NONE, newer: NONE, payload: Payload::None, backlog: None }
+        Body {
+            op: None,
+            older: NONE,
+            newer: NONE,
+            before: NONE,
+            then: NONE,
+            payload: Payload::None,
+            backlog: None,
+        }
     }
 }
 
 impl Slot {
+    /// For an operation that begins; a free slot tells nobody and is no step.
+    #[inline(always)]
+    pub(crate) fn begin(&mut self, state: State, shape: Shape, started_ns: u64) {
+        self.state = state;
+        self.reason = Reason::Kernel;
+        self.cancel_sent = false;
+        self.abandoned = false;
+        self.settled = false;
+        self.holds_lane = false;
+        self.has_deadline = false;
+        self.is_kept = true;
+        self.shape = shape;
+        self.started_ns = started_ns;
+        self.desc = NONE;
+    }
+
     fn empty(next: u32) -> Slot {
         Slot {
             state: State::Free,
@@ -146,6 +191,9 @@ impl Slot {
             is_kept: false,
             shape: Shape::Ordinary,
             holds_lane: false,
+            step: Step::Alone,
+            leads: false,
+            is_linked: false,
             owed: 0,
             generation: 1,
             result: 0,

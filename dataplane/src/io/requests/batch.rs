@@ -1,26 +1,48 @@
-//! Batches: several operations submitted together, or none.
+//! Batches: several operations submitted together, or none; each starts at once, or after another.
 
+use super::Local;
 use super::submission::Submission;
 use crate::backend::OpId;
+use crate::engine::Engine;
+use crate::engine::sequence::Content;
 use crate::engine::slots::Notify;
-use crate::error::{Error, Result};
+use crate::error::{Error, ErrorKind, Result};
 use crate::op::{Op, Operation};
 use crate::proactor::{Inner, Proactor};
+use std::cell::RefCell;
 use std::marker::PhantomData;
 use std::rc::Rc;
 
-/// Names an operation inside a [`Batch`].
+const NAME: &str = "submit a batch";
+
+/// Names an operation inside a [`Batch`] or a [`Sequence`](crate::Sequence).
 pub struct Ticket<O> {
-    index: usize,
+    pub(super) index: usize,
     typed: super::Typed<O>,
+}
+
+/// The names operations got when they were submitted, by ticket.
+pub(super) type Names = Rc<RefCell<Vec<Option<OpId>>>>;
+
+/// One operation of a batch.
+struct Planned {
+    /// None once it was taken out or submitted.
+    content: Option<Content>,
+    deadline_ns: Option<u64>,
+    after: Option<usize>,
+    leads: bool,
+    is_step: bool,
 }
 
 /// Operations to be submitted as one: the whole batch is checked before anything is submitted, a
 /// malformed operation or a full proactor submits nothing, and everything goes to the kernel with
 /// one enter.
+///
+/// Operations are independent of one another, except those added with [`after`](Batch::after).
 pub struct Batch {
     inner: Rc<Inner>,
-    ops: Vec<Option<Op>>,
+    planned: Vec<Planned>,
+    names: Names,
 }
 
 /// A batch that was not submitted, with everything that is in it.
@@ -45,35 +67,110 @@ impl From<RefusedBatch> for Error {
     }
 }
 
+impl From<Box<RefusedBatch>> for Error {
+    fn from(refused: Box<RefusedBatch>) -> Error {
+        refused.error
+    }
+}
+
 /// A submitted batch: its submissions, to be taken by ticket. What is not taken is cancelled when
 /// this is dropped.
 pub struct Submitted {
     inner: Rc<Inner>,
-    ids: Vec<Option<OpId>>,
+    pub(super) names: Names,
 }
 
 impl Proactor {
     /// An empty batch.
     pub fn batch(&self) -> Batch {
-        Batch { inner: self.inner().clone(), ops: Vec::new() }
+        Batch::new(self.inner().clone())
     }
 }
 
 impl Batch {
-    /// Adds an operation; [`Request::into_operation`](crate::Request::into_operation) gives one.
-    pub fn add<O: Operation>(&mut self, op: O) -> Ticket<O> {
-        self.ops.push(Some(op.into()));
-        Ticket { index: self.ops.len() - 1, typed: PhantomData }
+    pub(super) fn new(inner: Rc<Inner>) -> Batch {
+        Batch { inner, planned: Vec::new(), names: Names::default() }
     }
 
-    /// Takes an operation out again.
+    pub(super) fn port(&self) -> Local {
+        Local { inner: self.inner.clone() }
+    }
+
+    pub(super) fn names(&self) -> Names {
+        self.names.clone()
+    }
+
+    /// Adds an operation; [`Request::into_operation`](crate::Request::into_operation) gives one.
+    pub fn add<O: Operation>(&mut self, op: O) -> Ticket<O> {
+        self.plan(Content::Op(op.into()), None, None)
+    }
+
+    /// Adds an operation that starts when that of `ticket` has succeeded. If it fails, this one
+    /// ends as Cancelled; see [`Sequence`](crate::Sequence) for what counts as a failure and how
+    /// the kernel helps.
+    ///
+    /// # Errors
+    ///
+    /// InvalidArgument, with the operation, when another comes after the same ticket already.
+    pub fn after<A, O: Operation>(
+        &mut self,
+        ticket: &Ticket<A>,
+        op: O,
+    ) -> Result<Ticket<O>, crate::Failed<O>> {
+        match self.planned.get(ticket.index).is_some_and(|planned| !planned.leads) {
+            true => Ok(self.plan(Content::Op(op.into()), Some(ticket.index), None)),
+            false => {
+                let message = "one operation may come after a ticket, and there is one already";
+                let error = Error::new(NAME, ErrorKind::InvalidArgument, message);
+                Err(crate::Failed::new(error, op))
+            }
+        }
+    }
+
+    pub(super) fn plan<O>(
+        &mut self,
+        content: Content,
+        after: Option<usize>,
+        deadline_ns: Option<u64>,
+    ) -> Ticket<O> {
+        if let Some(before) = after {
+            self.planned[before].leads = true;
+            self.planned[before].is_step = true;
+        }
+        let is_step = after.is_some();
+        let content = Some(content);
+        self.planned.push(Planned { content, deadline_ns, after, leads: false, is_step });
+        Ticket { index: self.planned.len() - 1, typed: PhantomData }
+    }
+
+    /// The operation of a ticket belongs to a sequence, be it alone in it.
+    pub(super) fn step<O>(&mut self, ticket: &Ticket<O>) {
+        self.planned[ticket.index].is_step = true;
+    }
+
+    /// An earlier end for every operation in it.
+    pub(super) fn end_by(&mut self, at_ns: u64) {
+        for planned in &mut self.planned {
+            planned.deadline_ns = Some(planned.deadline_ns.map_or(at_ns, |own| own.min(at_ns)));
+        }
+    }
+
+    /// Takes an operation out again; one that another comes after stays.
     pub fn take<O: Operation>(&mut self, ticket: Ticket<O>) -> Option<O> {
-        self.ops.get_mut(ticket.index)?.take().map(O::from_op)
+        let planned = self.planned.get_mut(ticket.index).filter(|planned| !planned.leads)?;
+        let content = planned.content.take()?;
+        if let Some(before) = planned.after.take() {
+            self.planned[before].leads = false;
+        }
+        match content {
+            Content::Op(op) => Some(O::from_op(op)),
+            Content::Maker(_) => None,
+        }
     }
 
     /// How many operations are in it.
     pub fn len(&self) -> usize {
-        self.ops.iter().flatten().count()
+        self.planned.iter().filter(|planned| planned.content.is_some()).count()
     }
 
     /// Whether it is empty.
@@ -88,46 +185,92 @@ impl Batch {
     /// The batch comes back with the reason: a malformed operation (and which), or no room.
     pub fn submit(mut self) -> Result<Submitted, Box<RefusedBatch>> {
         let inner = self.inner.clone();
-        let ops = &mut self.ops;
-        let placed = inner.with("submit a batch", |engine| {
-            for (index, op) in ops.iter().enumerate() {
-                if let Some(op) = op {
-                    engine.check(op).map_err(|error| (error, Some(index)))?;
-                }
-            }
-            let count = ops.iter().flatten().count();
-            engine.check_room("submit a batch", count).map_err(|error| (error, None))?;
-            engine.check_slots(count).map_err(|error| (error, None))?;
-            let mut ids = Vec::with_capacity(ops.len());
-            for place in ops.iter_mut() {
-                let Some(op) = place.take() else {
-                    ids.push(None);
-                    continue;
-                };
-                // Room for all was checked: none is refused any more.
-                ids.push(engine.place(op, &mut Notify::Nobody, None).ok());
-            }
-            Ok(ids)
+        let (planned, names) = (&mut self.planned, &self.names);
+        let placed = inner.with(NAME, |engine| {
+            check(engine, planned)?;
+            place(engine, planned, &mut names.borrow_mut());
+            Ok(())
         });
         match placed {
-            Ok(Ok(ids)) => Ok(Submitted { inner, ids }),
+            Ok(Ok(())) => Ok(Submitted { inner, names: self.names.clone() }),
             Ok(Err((error, index))) => Err(Box::new(RefusedBatch { error, index, batch: self })),
             Err(error) => Err(Box::new(RefusedBatch { error, index: None, batch: self })),
         }
     }
 }
 
+/// The whole batch before anything of it is submitted.
+fn check(
+    engine: &mut Engine,
+    planned: &[Planned],
+) -> std::result::Result<(), (Error, Option<usize>)> {
+    for (index, planned) in planned.iter().enumerate() {
+        let Some(Content::Op(op)) = &planned.content else { continue };
+        let checked = match planned.is_step {
+            true => engine.check_step(op, planned.deadline_ns),
+            false => engine.check(op),
+        };
+        checked.map_err(|error| (error, Some(index)))?;
+    }
+    let count = planned.iter().filter(|planned| planned.content.is_some()).count();
+    engine.check_room(NAME, count).map_err(|error| (error, None))?;
+    engine.check_slots(count).map_err(|error| (error, None))
+}
+
+/// Room for all was checked: none is refused any more.
+fn place(engine: &mut Engine, planned: &mut [Planned], names: &mut Vec<Option<OpId>>) {
+    let mut firsts = Vec::new();
+    for planned in planned {
+        let Some(content) = planned.content.take() else {
+            names.push(None);
+            continue;
+        };
+        let deadline_ns = planned.deadline_ns;
+        let before = planned.after.and_then(|before| names[before]);
+        let id = match content {
+            Content::Op(op) if !planned.is_step => place_alone(engine, op, deadline_ns),
+            content => engine.place_step(content, before, deadline_ns),
+        };
+        names.push(id);
+        if planned.is_step && before.is_none() {
+            firsts.extend(id);
+        }
+    }
+    for first in firsts {
+        engine.start_step(first.index());
+    }
+}
+
+fn place_alone(engine: &mut Engine, op: Op, deadline_ns: Option<u64>) -> Option<OpId> {
+    engine.place(op, &mut Notify::Nobody, deadline_ns).ok()
+}
+
 impl Submitted {
     /// The submission a ticket stands for; None the second time.
     pub fn take<O: Operation>(&mut self, ticket: Ticket<O>) -> Option<Submission<O>> {
-        let id = self.ids.get_mut(ticket.index)?.take()?;
-        Some(Submission::new(super::Local { inner: self.inner.clone() }, id))
+        take(&self.names, ticket.index, Local { inner: self.inner.clone() })
     }
+
+    pub(super) fn inner(&self) -> &Rc<Inner> {
+        &self.inner
+    }
+}
+
+/// The submission of a ticket, once.
+pub(super) fn take<O: Operation>(
+    names: &Names,
+    index: usize,
+    port: Local,
+) -> Option<Submission<O>> {
+    let id = names.borrow_mut().get_mut(index)?.take()?;
+    Some(Submission::new(port, id))
 }
 
 impl Drop for Submitted {
     fn drop(&mut self) {
-        for id in self.ids.iter_mut().filter_map(Option::take) {
+        // From the last to the first: a step that goes asks the running one to end, once.
+        let names = std::mem::take(&mut *self.names.borrow_mut());
+        for id in names.into_iter().rev().flatten() {
             self.inner.abandon(id);
         }
     }

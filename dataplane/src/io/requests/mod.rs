@@ -5,6 +5,7 @@ pub(crate) mod batch;
 pub(crate) mod callback;
 pub(crate) mod operation_id;
 pub(crate) mod request;
+pub(crate) mod sequence;
 pub(crate) mod stream;
 pub(crate) mod submission;
 

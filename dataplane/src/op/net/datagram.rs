@@ -36,6 +36,10 @@ variant!(RecvFrom);
 impl Forms for SendTo {
     const NAME: &'static str = "send to";
 
+    fn links(&self) -> bool {
+        true
+    }
+
     fn desc(&self) -> Option<DescId> {
         Some(self.socket)
     }
@@ -84,6 +88,10 @@ impl Forms for RecvFrom {
 
     fn desc(&self) -> Option<DescId> {
         Some(self.socket)
+    }
+
+    fn links(&self) -> bool {
+        true
     }
 
     fn check(&self, _: Option<&Descriptor>) -> Result<()> {

@@ -115,6 +115,14 @@ impl Forms for Recv {
         Some(Lane::Recv)
     }
 
+    fn links(&self) -> bool {
+        true
+    }
+
+    fn falls_short(&self, result: i32) -> bool {
+        self.all && result >= 0 && (result as usize) < self.lease.len()
+    }
+
     fn check(&self, _: Option<&Descriptor>) -> Result<()> {
         check_lease(Self::NAME, &self.lease)
     }
@@ -196,6 +204,10 @@ impl Forms for RecvVectored {
 
     fn lane(&self) -> Option<Lane> {
         Some(Lane::Recv)
+    }
+
+    fn links(&self) -> bool {
+        true
     }
 
     fn check(&self, _: Option<&Descriptor>) -> Result<()> {

@@ -198,6 +198,14 @@ impl Forms for Send {
         Some(Lane::Send)
     }
 
+    fn links(&self) -> bool {
+        true
+    }
+
+    fn falls_short(&self, result: i32) -> bool {
+        result >= 0 && (result as usize) < self.span.len()
+    }
+
     fn check(&self, descriptor: Option<&Descriptor>) -> Result<()> {
         check_send(Self::NAME, self.span.len(), descriptor)
     }
@@ -309,6 +317,14 @@ impl Forms for SendVectored {
 
     fn lane(&self) -> Option<Lane> {
         Some(Lane::Send)
+    }
+
+    fn links(&self) -> bool {
+        true
+    }
+
+    fn falls_short(&self, result: i32) -> bool {
+        result >= 0 && (result as usize) < self.spans.total_bytes()
     }
 
     fn check(&self, descriptor: Option<&Descriptor>) -> Result<()> {

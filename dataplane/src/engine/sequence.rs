@@ -1,0 +1,329 @@
+//! Sequences: steps of which each starts when the one before it succeeded.
+//!
+//! Every step is an operation in a slot of its own from the beginning, with everything it uses
+//! counted, so a sequence has room for all of itself or is refused. A step whose turn has not come
+//! is *waiting*: no backend knows of it. The slot before it names it (`then`), and that is all
+//! there is to emulating a sequence:
+//!
+//! - a step *settles* (its result is known): it succeeded, and the next one starts; or it failed,
+//!   and the next one ends as cancelled, which settles it, and so on to the last;
+//! - a step that succeeded with less than was asked for (a short read at the end of a file) counts
+//!   as failed here: the step after it must not work on bytes that never came;
+//! - a step that is *made* from what came before runs its maker with nothing borrowed when the
+//!   step before it is over, and not earlier: its outcome, buffers and all, is taken by the maker.
+//!
+//! # Chains in the kernel
+//!
+//! Where two or more steps in a row can be linked (`IOSQE_IO_LINK`, `io_uring_enter(2)`), they are
+//! handed over together and the kernel goes from one to the next by itself. This is only ever an
+//! advance on what the emulation would do. The kernel breaks a chain for reasons of its own (a
+//! short transfer that we continue, a descriptor that would block): then every step after the
+//! break comes back cancelled, is *waiting* again, and the emulation goes on from there. What a
+//! step's success is must be the same for both, which is what [`Forms::links`] says.
+//!
+//! On a ring with deferred task work a chain moves only while its owner is in the kernel
+//! (`IORING_SETUP_DEFER_TASKRUN`, `io_uring_setup(2)`); with SQPOLL it moves by itself.
+//!
+//! A chain uses a stream's send or receive queue as a whole: it is linked only if nobody else
+//! stands there, and the last of its steps in that queue holds it. A step inside a chain cannot be
+//! cancelled by name while the kernel has not come to it: the step it is at is cancelled instead,
+//! and takes the rest with it.
+
+use super::slots::{NONE, State, Step};
+use super::submit::Links;
+use super::{Engine, Fire, Payload, Reason};
+use crate::backend::OpId;
+use crate::capability::Capability;
+use crate::error::{Error, ErrorKind, Result};
+use crate::op::{Forms, Op, Shape, Stored};
+
+/// Makes a step from what came before it; user code. Called once, and dropped when the step has
+/// begun: the sockets it owns are open until then.
+pub(crate) type Maker = Box<dyn FnMut() -> Made>;
+
+/// What a maker made.
+pub(crate) enum Made {
+    /// The step.
+    Step(Op),
+    /// The sequence ends here, with success.
+    Stop,
+    /// It cannot go on.
+    Failed(Error),
+}
+
+impl Made {
+    pub(crate) fn panicked() -> Made {
+        let message = "the function that makes this step panicked";
+        Made::Failed(Error::new("sequence", ErrorKind::Interrupted, message))
+    }
+}
+
+/// A step to be placed.
+pub(crate) enum Content {
+    Op(Op),
+    Maker(Maker),
+}
+
+impl Engine {
+    /// Puts a checked step into a slot. It starts with [`start_step`](Self::start_step) when it is
+    /// the first, else after `before`.
+    pub(crate) fn place_step(
+        &mut self,
+        content: Content,
+        before: Option<OpId>,
+        deadline_ns: Option<u64>,
+    ) -> Option<OpId> {
+        let index = self.table.slots.take()?;
+        self.table.slots.in_flight += 1;
+        let started_ns = self.counters.turn_ns;
+        let (slot, body, _) = self.table.slots.parts(index);
+        // Ordinary whatever it is: the fast ways past a slot's body are for operations alone.
+        slot.begin(State::Waiting, Shape::Ordinary, started_ns);
+        slot.step = if before.is_some() { Step::Waits } else { Step::May };
+        let id = OpId::new(index, slot.generation);
+        match content {
+            Content::Op(op) => {
+                let links = Links::of(&op);
+                op.put(&mut body.op);
+                self.enlist(index, links);
+            }
+            Content::Maker(maker) => {
+                self.makers.insert(index, maker);
+            }
+        }
+        if let Some(before) = before {
+            let (slot, body, _) = self.table.slots.parts(before.index());
+            slot.leads = true;
+            body.then = index;
+            self.table.slots.body(index).before = before.index();
+        }
+        // A timer's place in the deadline queue is for its own instant, from its start on.
+        let is_timer = self.table.slots.op(index).is_some_and(|op| op.fires_at().is_some());
+        if deadline_ns.is_some() && !is_timer {
+            self.set_deadline(index, deadline_ns);
+        }
+        Some(id)
+    }
+
+    /// The step's turn has come.
+    pub(crate) fn start_step(&mut self, index: u32) {
+        if self.makers.contains_key(&index) {
+            let id = self.table.slots.id(index);
+            return self.fire.push_back(Fire::Make(id));
+        }
+        let run = self.linkable(index);
+        if run.len() > 1 && self.push_linked(&run) {
+            return;
+        }
+        let has_deadline = self.table.slots.at(index).has_deadline;
+        let fires_at = self.table.slots.op(index).and_then(|op| op.fires_at());
+        if fires_at.is_some() || (self.options.timeout.is_some() && !has_deadline) {
+            self.set_deadline(index, fires_at);
+        }
+        self.start(index);
+    }
+
+    /// The step and those after it that may be one chain.
+    fn linkable(&mut self, first: u32) -> Vec<u32> {
+        let mut run = Vec::new();
+        let able = self.table.capabilities.contains(Capability::LinkedOperations);
+        let mut at = if able && self.options.timeout.is_none() { first } else { NONE };
+        while at != NONE && self.is_linkable(at) {
+            run.push(at);
+            at = self.table.slots.body(at).then;
+        }
+        run
+    }
+
+    fn is_linkable(&mut self, index: u32) -> bool {
+        let (slot, body, _) = self.table.slots.parts(index);
+        let Some(op) = body.op.as_ref().filter(|op| op.links()) else { return false };
+        if slot.state != State::Waiting || op.is_own(self.table.capabilities) {
+            return false;
+        }
+        match op.lane().filter(|_| slot.desc != NONE && !slot.holds_lane) {
+            None => true,
+            Some(lane) => !self.table.descriptors.at(slot.desc).lanes[lane as usize].busy,
+        }
+    }
+
+    fn push_linked(&mut self, run: &[u32]) -> bool {
+        let ids: Vec<OpId> = run.iter().map(|index| self.table.slots.id(*index)).collect();
+        let Some(backend) = &mut self.backend else { return false };
+        if !backend.push_chain(&ids, &mut self.table) {
+            return false;
+        }
+        for index in run {
+            let (slot, body, _) = self.table.slots.parts(*index);
+            slot.state = State::InFlight;
+            slot.is_linked = true;
+            slot.owed += 1;
+            let (desc, before) = (slot.desc, body.before);
+            let lane = body.op.as_ref().and_then(|op| op.lane());
+            if let Some(lane) = lane.filter(|_| desc != NONE) {
+                self.table.descriptors.at(desc).lanes[lane as usize].busy = true;
+                self.pass_lane(run, *index, before);
+            }
+        }
+        self.counters.linked_steps += run.len() as u64;
+        true
+    }
+
+    /// The last step of a run in a queue holds it.
+    fn pass_lane(&mut self, run: &[u32], index: u32, before: u32) {
+        let line = |engine: &mut Engine, at: u32| {
+            let (slot, body, _) = engine.table.slots.parts(at);
+            (slot.desc, body.op.as_ref().and_then(|op| op.lane()))
+        };
+        let own = line(self, index);
+        let mut at = before;
+        while at != NONE && run.contains(&at) {
+            if line(self, at) == own {
+                self.table.slots.at(at).holds_lane = false;
+            }
+            at = self.table.slots.body(at).before;
+        }
+        self.table.slots.at(index).holds_lane = true;
+    }
+
+    /// The kernel gave a step of a chain back: it waits again, or goes on alone.
+    pub(crate) fn chain_broke(&mut self, index: u32) {
+        let slot = self.table.slots.at(index);
+        slot.is_linked = false;
+        slot.state = State::Waiting;
+        slot.cancel_sent = false;
+        if slot.step == Step::May {
+            self.start_step(index);
+        }
+    }
+
+    /// A step is over: what made it, or would have, is not needed any more.
+    pub(crate) fn end_step(&mut self, index: u32) {
+        if let Some(maker) = self.makers.remove(&index) {
+            self.fire.push_back(Fire::Drop(Box::new(maker)));
+        }
+        let before = std::mem::replace(&mut self.table.slots.body(index).before, NONE);
+        if before != NONE {
+            // It ended before its turn came: nothing is to be started there.
+            self.table.slots.at(before).leads = false;
+            self.table.slots.body(before).then = NONE;
+        }
+    }
+
+    /// A step settled, or is over: on to the one after it.
+    pub(crate) fn lead_on(&mut self, index: u32) {
+        let (slot, body, _) = self.table.slots.parts(index);
+        let (result, over, then) = (slot.result, slot.state == State::Done, body.then);
+        let short = body.op.as_ref().is_some_and(|op| op.falls_short(result));
+        let failed = result < 0 || short;
+        if !failed && !over && self.makers.contains_key(&then) {
+            // It wants the outcome, which is there when nothing is owed any more.
+            return;
+        }
+        let (slot, body, _) = self.table.slots.parts(index);
+        slot.leads = false;
+        body.then = NONE;
+        let stopped = slot.reason == Reason::Stopped;
+        self.table.slots.body(then).before = NONE;
+        let next = self.table.slots.at(then);
+        let state = next.state;
+        if failed {
+            if next.reason == Reason::Kernel {
+                next.reason = if stopped { Reason::Stopped } else { Reason::Sequence };
+            }
+            if state == State::Waiting {
+                self.cancel_own(then);
+            }
+            return;
+        }
+        next.step = Step::May;
+        if state == State::Waiting {
+            return self.start_step(then);
+        }
+        if next.is_linked && next.reason != Reason::Kernel && !next.cancel_sent {
+            // It was asked to end when the kernel had not come to it.
+            next.cancel_sent = true;
+            let id = self.table.slots.id(then);
+            self.cancel_in_backend(id);
+        }
+    }
+
+    /// None: the step ended before it could be made, and its slot may be another's.
+    pub(crate) fn take_maker(&mut self, id: OpId) -> Option<Maker> {
+        let slot = self.table.slots.find(id)?;
+        (slot.state == State::Waiting).then(|| self.makers.remove(&id.index()))?
+    }
+
+    /// What a maker made becomes the step.
+    pub(crate) fn made(&mut self, id: OpId, made: Made) {
+        let waiting = self.table.slots.find(id).is_some_and(|slot| {
+            slot.state == State::Waiting && slot.reason == Reason::Kernel && slot.owed == 0
+        });
+        let index = id.index();
+        if !waiting {
+            return self.fire.push_back(Fire::Drop(Box::new(made)));
+        }
+        let op = match made {
+            Made::Step(op) => op,
+            Made::Failed(error) => return self.refuse_step(index, error, None),
+            Made::Stop => {
+                self.table.slots.at(index).reason = Reason::Stopped;
+                return self.settle(index, -libc::ECANCELED, 0);
+            }
+        };
+        if let Err(error) = self.check_step(&op, None) {
+            return self.refuse_step(index, error, Some(op));
+        }
+        let links = Links::of(&op);
+        op.put(&mut self.table.slots.body(index).op);
+        self.enlist(index, links);
+        self.start_step(index);
+    }
+
+    /// Checks a step without submitting it.
+    pub(crate) fn check_step(&self, op: &Op, deadline_ns: Option<u64>) -> Result<()> {
+        if op.is_multishot() {
+            let message = "a step has one result, and this operation goes on giving them";
+            return Err(Error::new(op.name(), ErrorKind::InvalidArgument, message));
+        }
+        if op.fires_at().is_some_and(|at_ns| deadline_ns.is_some_and(|end_ns| end_ns < at_ns)) {
+            let message = "the timer is later than the deadline of its sequence";
+            return Err(Error::new(op.name(), ErrorKind::InvalidArgument, message));
+        }
+        self.check(op)
+    }
+
+    fn refuse_step(&mut self, index: u32, error: Error, op: Option<Op>) {
+        self.settle(index, -libc::EINVAL, 0);
+        let body = self.table.slots.body(index);
+        body.payload = Payload::Refusal(error);
+        // Handed back to whoever takes the step; it was never enlisted.
+        body.op = op;
+    }
+
+    /// How a step that is over ended: None when it succeeded in full.
+    pub(crate) fn step_error(&mut self, id: OpId) -> Option<(Reason, Error)> {
+        let (slot, body, _) = self.table.slots.parts(id.index());
+        let (result, reason) = (slot.result, slot.reason);
+        let name = body.op.as_ref().map_or("step", |op| op.name());
+        let short = body.op.as_ref().is_some_and(|op| op.falls_short(result));
+        if result >= 0 && !short {
+            return None;
+        }
+        let error = match &body.payload {
+            _ if short => {
+                let message = format!(
+                    "only {result} bytes were there, fewer than asked for; the steps after it did \
+                     not run"
+                );
+                Error::new(name, ErrorKind::DataLoss, message)
+            }
+            Payload::Refusal(error) => error.clone(),
+            _ => {
+                let outcome = super::Outcome::new(result, reason, Payload::None);
+                crate::op::settle(&outcome, name).err()?
+            }
+        };
+        Some((reason, error))
+    }
+}

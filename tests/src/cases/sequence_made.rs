@@ -1,0 +1,303 @@
+//! Sequences whose steps are made from what came before, and sequences inside batches.
+
+use super::net::{read, settled, span, write};
+use super::sequence::{failed, files, nothing_arrives, receive};
+use crate::{Case, Cx, Skip};
+use dataplane::operations::Nop;
+use dataplane::{ErrorKind, Flow, Proactor, Wait, ZeroCopy};
+use std::cell::{Cell, RefCell};
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::rc::Rc;
+
+/// The cases of this file.
+pub const CASES: &[Case] = &[
+    Case { name: "sequence_made/made_from_the_step_before", needs: &[], run: made },
+    Case { name: "sequence_made/made_many_times", needs: &[], run: made_often },
+    Case {
+        name: "sequence_made/made_after_a_zero_copy_send",
+        needs: &[],
+        run: made_after_zero_copy,
+    },
+    Case { name: "sequence_made/stopped", needs: &[], run: stopped },
+    Case { name: "sequence_made/making_fails", needs: &[], run: making_fails },
+    Case { name: "sequence_made/making_panics", needs: &[], run: making_panics },
+    Case { name: "sequence_made/made_malformed", needs: &[], run: made_malformed },
+    Case {
+        name: "sequence_made/made_with_the_proactor_at_hand",
+        needs: &[],
+        run: made_with_proactor,
+    },
+    Case {
+        name: "sequence_made/maker_of_a_failed_sequence_is_dropped",
+        needs: &[],
+        run: maker_dropped,
+    },
+    Case { name: "sequence_made/made_from_another_step", needs: &[], run: made_misplaced },
+    Case { name: "sequence_made/proactor_goes_first", needs: &[], run: proactor_first },
+    Case { name: "sequence_made/in_a_batch", needs: &[], run: in_a_batch },
+    Case { name: "sequence_made/one_step_after_a_ticket", needs: &[], run: one_after },
+    Case { name: "sequence_made/taken_out_of_a_batch", needs: &[], run: taken_out },
+    Case { name: "sequence_made/longer_than_the_queue", needs: &[], run: longer_than_the_queue },
+];
+
+fn made(cx: &Cx<'_>) -> Result<(), Skip> {
+    let (near, far) = cx.unix_pair();
+    let slab = cx.slab(1, 64);
+    let mut steps = cx.io.sequence();
+    let got = steps.add(near.recv(slab.lease().expect("free")));
+    let back = near.clone();
+    let echoed = steps.add_with(got, move |filled| Ok(back.send_all(filled.freeze())));
+    let running = steps.submit().expect("room");
+    let reading = cx.slab(1, 64);
+    let all = async { futures_util::join!(running, write(&far, b"echo"), read(&far, &reading, 4)) };
+    let (finished, (), got) = cx.block_on(all);
+    let sent = finished.expect("echoed").take(echoed).expect("there").expect("sent");
+    assert_eq!((sent.bytes, got.as_slice()), (4, &b"echo"[..]));
+    settled(cx, 2);
+    assert_eq!(slab.available(), 1);
+    Ok(())
+}
+
+fn made_often(cx: &Cx<'_>) -> Result<(), Skip> {
+    let (near, far) = cx.unix_pair();
+    let slab = cx.slab(1, 64);
+    cx.block_on(write(&far, b"seed"));
+    let mut steps = cx.io.sequence();
+    let mut got = steps.add(near.recv(slab.lease().expect("free")));
+    for _ in 0..10 {
+        let (near, slab) = (near.clone(), slab.clone());
+        let far = far.clone();
+        let sent = steps.add_with(got, move |filled| Ok(far.send_all(filled.freeze())));
+        got = steps.add_with(sent, move |_| Ok(near.recv(slab.lease()?)));
+    }
+    let mut finished = cx.block_on(steps).expect("ten times round");
+    let last = finished.take(got).expect("there").expect("received");
+    assert_eq!((&last[..], finished.steps()), (&b"seed"[..], 21));
+    Ok(())
+}
+
+fn made_after_zero_copy(cx: &Cx<'_>) -> Result<(), Skip> {
+    let (near, far) = cx.tcp_pair();
+    near.zero_copy(ZeroCopy::Always).expect("a policy");
+    let slab = cx.slab(1, 1 << 14);
+    let mut steps = cx.io.sequence();
+    let sent = steps.add(near.send_all(slab.lease().expect("free").freeze()));
+    let pool = slab.clone();
+    let again = steps.add_with(sent, move |sent| {
+        assert_eq!(sent.bytes, 1 << 14);
+        Ok(far.recv_all(pool.lease()?))
+    });
+    let mut finished = cx.block_on(steps).expect("the only slot came back in time");
+    finished.take(again).expect("there").expect("received");
+    Ok(())
+}
+
+fn stopped(cx: &Cx<'_>) -> Result<(), Skip> {
+    let (near, far) = cx.unix_pair();
+    let mut steps = cx.io.sequence();
+    let first = steps.add(near.send_all(span(b"some")));
+    let stop = steps.add_with(first, |_| Ok(Flow::<Nop>::Stop));
+    let never = steps.add(near.send_all(span(b"never")));
+    let mut finished = cx.block_on(steps).expect("to stop is to succeed");
+    assert_eq!(finished.stopped_at(), Some(1));
+    let kind = |failed: Option<ErrorKind>| assert_eq!(failed, Some(ErrorKind::Cancelled));
+    kind(finished.take(stop).expect("there").err().map(|failed| failed.kind()));
+    kind(finished.take(never).expect("there").err().map(|failed| failed.kind()));
+    assert_eq!(cx.block_on(read(&far, &cx.slab(1, 64), 4)), b"some");
+    nothing_arrives(cx, &far);
+    Ok(())
+}
+
+fn making_fails(cx: &Cx<'_>) -> Result<(), Skip> {
+    let empty = cx.slab(1, 64);
+    let held = empty.lease().expect("free");
+    let (near, _far) = cx.unix_pair();
+    let mut steps = cx.io.sequence();
+    let first = steps.add(cx.io.nop());
+    let pool = empty.clone();
+    steps.add_with(first, move |()| Ok(near.recv(pool.lease()?)));
+    let steps = steps.then(cx.io.nop());
+    let failed = failed(cx.block_on(steps));
+    cx.note(format_args!("step {:?}: {:?}", failed.step, failed.kind()));
+    assert_eq!((failed.step, failed.kind()), (Some(1), ErrorKind::Exhausted));
+    drop(held);
+    Ok(())
+}
+
+fn making_panics(cx: &Cx<'_>) -> Result<(), Skip> {
+    let mut steps = cx.io.sequence();
+    let first = steps.add(cx.io.nop());
+    steps.add_with(first, |()| -> dataplane::Result<Flow<Nop>> { panic!("as asked") });
+    let mut running = steps.then(cx.io.nop()).submit().expect("room");
+    let mut beside = cx.io.nop().submit().expect("room");
+    let mut panics = 0;
+    for _ in 0..10 {
+        let polled = catch_unwind(AssertUnwindSafe(|| cx.io.poll(Wait::Now)));
+        panics += usize::from(polled.is_err());
+    }
+    assert_eq!(panics, 1, "the panic leaves one poll");
+    beside.try_take().expect("delivered").expect("a no-op");
+    let failed = failed(running.try_take().expect("it is over"));
+    assert_eq!((failed.step, failed.kind()), (Some(1), ErrorKind::Interrupted));
+    Ok(())
+}
+
+fn made_malformed(cx: &Cx<'_>) -> Result<(), Skip> {
+    let (near, _far) = cx.unix_pair();
+    let mut steps = cx.io.sequence();
+    let first = steps.add(cx.io.nop());
+    let made = steps.add_with(first, move |()| Ok(near.send_all(span(b""))));
+    let mut failed = failed(cx.block_on(steps));
+    assert_eq!((failed.step, failed.kind()), (Some(1), ErrorKind::InvalidArgument));
+    let finished = failed.finished.as_mut().expect("it ran");
+    let refused = finished.take(made).expect("there").expect_err("refused");
+    assert!(refused.into_buffer().is_some(), "the operation comes back");
+    Ok(())
+}
+
+fn made_with_proactor(cx: &Cx<'_>) -> Result<(), Skip> {
+    let beside = Rc::new(RefCell::new(None));
+    let (inside, io) = (beside.clone(), cx.io.clone());
+    let mut steps = cx.io.sequence();
+    let first = steps.add(cx.io.nop());
+    let busy = Rc::new(Cell::new(None));
+    let seen = busy.clone();
+    steps.add_with(first, move |()| {
+        *inside.borrow_mut() = Some(io.nop().submit().expect("room"));
+        seen.set(io.poll(Wait::Now).err().map(|error| error.kind()));
+        Ok(io.nop())
+    });
+    cx.block_on(steps).expect("two no-ops");
+    assert_eq!(busy.get(), Some(ErrorKind::Busy), "everything is allowed but polling");
+    let beside = beside.borrow_mut().take().expect("submitted inside");
+    cx.block_on(beside).expect("a no-op");
+    Ok(())
+}
+
+fn maker_dropped(cx: &Cx<'_>) -> Result<(), Skip> {
+    struct Tells(Rc<Cell<u32>>, dataplane::Handle);
+    impl Drop for Tells {
+        fn drop(&mut self) {
+            self.0.set(self.0.get() + 1);
+            self.1.wake();
+        }
+    }
+    let (near, _far) = cx.unix_pair();
+    let dropped = Rc::new(Cell::new(0));
+    for how in 0..2 {
+        let tells = Tells(dropped.clone(), cx.io.handle());
+        let mut steps = cx.io.sequence();
+        let first = steps.add(receive(cx, &near, 64));
+        steps.add_with(first, move |_| {
+            let _kept = &tells;
+            Ok(Flow::<Nop>::Stop)
+        });
+        let running = steps.submit().expect("room");
+        match how {
+            0 => drop(running),
+            _ => {
+                running.cancel().expect("it runs");
+                drop(cx.block_on(running));
+            }
+        }
+        settled(cx, 2);
+        assert_eq!(dropped.get(), how + 1);
+    }
+    Ok(())
+}
+
+fn made_misplaced(cx: &Cx<'_>) -> Result<(), Skip> {
+    let mut steps = cx.io.sequence();
+    let first = steps.add(cx.io.nop());
+    steps.add(cx.io.nop());
+    steps.add_with(first, |()| Ok(Flow::<Nop>::Stop));
+    let refused = steps.submit().expect_err("not the step before");
+    assert_eq!(refused.error.kind(), ErrorKind::InvalidArgument);
+    let mut other = cx.io.sequence();
+    let elsewhere = other.add(cx.io.nop());
+    let mut none = cx.io.sequence();
+    none.add_with(elsewhere, |()| Ok(Flow::<Nop>::Stop));
+    assert!(none.submit().is_err(), "a ticket of another sequence");
+    Ok(())
+}
+
+fn proactor_first(cx: &Cx<'_>) -> Result<(), Skip> {
+    let io = Proactor::with(cx.options.clone()).expect("a second proactor");
+    let (near, _far) = std::os::unix::net::UnixStream::pair().expect("two descriptors");
+    let near = io.adopt_socket(near).expect("room");
+    let lease = cx.slab(1, 64).lease().expect("free");
+    let mut steps = io.sequence();
+    let got = steps.add(near.recv(lease));
+    steps.add_with(got, |_| Ok(Flow::<Nop>::Stop));
+    let mut running = steps.submit().expect("room");
+    io.poll(Wait::Now).expect("polling");
+    drop(io);
+    let failed = failed(running.try_take().expect("it is over"));
+    assert_eq!(failed.kind(), ErrorKind::ShutDown);
+    Ok(())
+}
+
+fn in_a_batch(cx: &Cx<'_>) -> Result<(), Skip> {
+    let (_, writable) = files(cx, 10);
+    let (near, far) = cx.unix_pair();
+    let slab = cx.slab(2, 64);
+    let mut batch = cx.io.batch();
+    let alone = batch.add(Nop);
+    let lease = slab.lease().expect("free");
+    let first = batch.add(writable.read_at(lease, 0).into_operation());
+    let second = batch.after(&first, Nop).expect("none comes after it yet");
+    let other = batch.add(near.send_all(span(b"chain ")).into_operation());
+    let tail = batch.after(&other, near.send_all(span(b"of two")).into_operation());
+    let tail = tail.expect("none comes after it yet");
+    assert_eq!(batch.len(), 5);
+    let mut submitted = batch.submit().expect("room");
+    let alone = submitted.take(alone).expect("there");
+    let first = submitted.take(first).expect("there");
+    let second = submitted.take(second).expect("there");
+    let tail = submitted.take(tail).expect("there");
+    cx.block_on(async {
+        alone.await.expect("it depends on nobody");
+        first.await.map(drop).expect_err("not open for reading");
+        let ended = second.await.expect_err("the one before failed");
+        assert_eq!(ended.kind(), ErrorKind::Cancelled);
+        tail.await.expect("the other chain goes on");
+    });
+    assert_eq!(cx.block_on(read(&far, &slab, 12)), b"chain of two");
+    Ok(())
+}
+
+fn one_after(cx: &Cx<'_>) -> Result<(), Skip> {
+    let mut batch = cx.io.batch();
+    let first = batch.add(Nop);
+    batch.after(&first, Nop).expect("the first");
+    let refused = batch.after(&first, Nop).err().expect("the second");
+    assert_eq!(refused.kind(), ErrorKind::InvalidArgument);
+    assert!(refused.into_operation().is_some());
+    assert_eq!(batch.len(), 2);
+    Ok(())
+}
+
+fn taken_out(cx: &Cx<'_>) -> Result<(), Skip> {
+    let mut batch = cx.io.batch();
+    let first = batch.add(Nop);
+    let second = batch.after(&first, Nop).expect("none yet");
+    assert!(batch.take(second).is_some());
+    let third = batch.after(&first, Nop).expect("its place is free again");
+    let mut submitted = batch.submit().expect("room for two");
+    let third = submitted.take(third).expect("there");
+    cx.block_on(third).expect("a no-op");
+    Ok(())
+}
+
+fn longer_than_the_queue(cx: &Cx<'_>) -> Result<(), Skip> {
+    let mut options = cx.options.clone().operations(64);
+    options.submissions = Some(8);
+    let io = Proactor::with(options).expect("a proactor with a short queue");
+    let mut steps = io.sequence();
+    for _ in 0..50 {
+        steps.add(io.nop());
+    }
+    let finished = io.block_on(async { steps.await }).expect("polled").expect("fifty no-ops");
+    assert_eq!(finished.steps(), 50);
+    Ok(())
+}
