@@ -72,13 +72,15 @@ impl Engine {
     }
 
     fn take_commands(&mut self) {
+        let shared = self.table.shared.clone();
+        let Some(mut commands) = shared.commands() else { return };
         self.commands_left = true;
         for _ in 0..COMMANDS_PER_TURN {
             if self.table.slots.in_flight >= self.bound && !self.draining {
                 // No room: what stands in the inbox waits there until something completes.
                 return;
             }
-            match self.table.shared.receive() {
+            match commands.pop() {
                 None => {
                     self.commands_left = false;
                     return;

@@ -6,5 +6,6 @@ pub(crate) mod cell;
 pub(crate) mod handle;
 #[cfg(not(loom))]
 pub(crate) mod inbox;
+pub(crate) mod queue;
 pub(crate) mod sync;
 pub(crate) mod waker;
