@@ -10,6 +10,7 @@ use super::{Engine, Fire, Outcome, Reason, deadlines};
 use crate::backend::{Event, Fatal, OpId, Until};
 use crate::op::Op;
 use crate::remote::inbox::{Command, ForeignCall, Left};
+use crate::remote::message::Running;
 
 /// Most foreign commands taken in one turn.
 const COMMANDS_PER_TURN: usize = 256;
@@ -33,6 +34,7 @@ pub(crate) enum Ready {
     /// Its end.
     End(super::slots::EachCallback, Option<Op>, Outcome),
     Call(ForeignCall),
+    Message(Running, u64),
     Drop(Box<dyn std::any::Any>),
     Parts(Option<Op>, Outcome, Notify),
 }
@@ -46,9 +48,10 @@ impl Engine {
     pub(crate) fn sweep(&mut self, seen: u64) {
         self.counters.turns += 1;
         self.counters.turn_ns = deadlines::coarse_ns();
-        if seen != self.swept || self.commands_left {
+        if seen != self.swept || self.commands_left || self.messages.left {
             self.swept = seen;
             self.take_commands();
+            self.take_messages();
             self.take_helped();
             self.take_returns();
         }
@@ -271,6 +274,7 @@ impl Engine {
     pub(crate) fn until(&self, wanted: Until) -> Until {
         let busy = !self.fire.is_empty()
             || !self.own_events.is_empty()
+            || self.messages.left
             || (self.commands_left && self.table.slots.in_flight < self.bound);
         let nap = (!self.napping.is_empty()).then(|| deadlines::now_ns() + NAP_NS);
         let next = [self.deadlines.next_ns(), nap].into_iter().flatten().min();
@@ -310,6 +314,10 @@ impl Engine {
                 None => return Next::Idle,
                 Some(Fire::Wake(waker)) => Ready::Wake(waker),
                 Some(Fire::Call(call)) => Ready::Call(call),
+                Some(Fire::Message(payload)) => match self.messages.run() {
+                    Some(running) => Ready::Message(running, payload),
+                    None => continue,
+                },
                 Some(Fire::Drop(parts)) => Ready::Drop(parts),
                 Some(Fire::Finish(id)) => match self.ready_finish(id) {
                     Some(ready) => ready,

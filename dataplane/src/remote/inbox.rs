@@ -9,6 +9,7 @@
 //! its waiters are told. What another thread was about to queue just then comes back to it.
 
 use super::cell::{Adopted, Cell};
+use super::message::MessageError;
 use super::queue::{Consumer, NotPushed, Queue};
 use super::waker::{Bell, WakeWord};
 use crate::backend::OpId;
@@ -88,6 +89,7 @@ pub(crate) enum Left {
 /// What the poll owner shares with every other thread.
 pub(crate) struct Shared {
     queue: Queue<Command>,
+    pub(crate) messages: Queue<u64>,
     word: WakeWord,
     pub(crate) bell: Bell,
     pub(crate) returns: Returns,
@@ -107,12 +109,13 @@ pub(crate) struct Shared {
 impl Shared {
     pub(crate) fn new(
         name: &str,
-        capacity: usize,
+        (commands, messages): (usize, usize),
         slots: usize,
         descriptors: usize,
     ) -> io::Result<Shared> {
         Ok(Shared {
-            queue: Queue::new(capacity),
+            queue: Queue::new(commands),
+            messages: Queue::new(messages),
             word: WakeWord::new(),
             bell: Bell::new()?,
             returns: Returns {
@@ -162,6 +165,21 @@ impl Shared {
             }
             Err(NotPushed::Full(command)) => Err(Refused::Full(command)),
             Err(NotPushed::Closed(command)) => Err(Refused::Closed(command)),
+        }
+    }
+
+    /// Queues a message and wakes the owner if it sleeps. Async-signal-safe.
+    pub(crate) fn message(&self, payload: u64) -> Result<(), MessageError> {
+        if !self.origin.is_here() {
+            return Err(MessageError::Forked);
+        }
+        match self.messages.push(payload) {
+            Ok(()) => {
+                self.announce();
+                Ok(())
+            }
+            Err(NotPushed::Full(_)) => Err(MessageError::Exhausted),
+            Err(NotPushed::Closed(_)) => Err(MessageError::ShutDown),
         }
     }
 
@@ -249,6 +267,7 @@ impl Shared {
     /// No command is taken any more; what is queued is dropped and its waiters told.
     pub(crate) fn close(&self) {
         self.closed.store(true, Ordering::SeqCst);
+        self.messages.close();
         self.queue.close();
         loop {
             // Taken one by one: what is told and dropped here is the user's.
