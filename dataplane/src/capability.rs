@@ -40,7 +40,8 @@ pub enum Capability {
     AbsoluteTimeout,
     /// Waiting on and waking futex words as operations (Linux 6.7).
     Futex,
-    /// Messages from one ring to another (Linux 5.18).
+    /// Messages from one ring to another by the kernel (MSG_RING, Linux 5.18). Nothing uses it:
+    /// [`Handle::message`](crate::Handle::message) works without, on every backend.
     Messaging,
     /// A pool of buffers from which the kernel picks when data has arrived (Linux 5.19).
     BufferRings,

@@ -75,14 +75,15 @@ mod public {
     /// The operations themselves, for naming their types.
     pub mod operations {
         pub use crate::op::{
-            Accept, AcceptMany, Close, Connect, Nop, Open, Poll, PollMany, Read, Recv, RecvFrom,
-            RecvMany, RecvPool, RecvVectored, Resolve, Send, SendTo, SendVectored, Shutdown, Sync,
-            Timer, Transfer, Write,
+            Accept, AcceptMany, Close, Connect, Message, Nop, Open, Poll, PollMany, Read, Recv,
+            RecvFrom, RecvMany, RecvPool, RecvVectored, Resolve, Send, SendTo, SendVectored,
+            Shutdown, Sync, Timer, Transfer, Write,
         };
     }
     pub use crate::options::{Backend, Options, SqPoll};
     pub use crate::proactor::{Proactor, Wait};
     pub use crate::remote::handle::{Call, Handle};
+    pub use crate::remote::message::MessageError;
     pub use crate::sys::diagnose;
     pub use crate::sys::sockets::{Kind as SocketKind, SocketOptions};
     pub use fence;

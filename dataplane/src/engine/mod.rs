@@ -19,6 +19,7 @@ use crate::error::Error;
 use crate::options::Options;
 use crate::remote::cell::Adopted;
 use crate::remote::inbox::ForeignCall;
+use crate::remote::message::Messages;
 use deadlines::Deadlines;
 use descriptors::Class;
 use regions::Lease;
@@ -100,6 +101,8 @@ pub(crate) enum Fire {
     Make(OpId),
     /// Run what a foreign thread asked for.
     Call(ForeignCall),
+    /// Hand a message to the handler.
+    Message(u64),
     /// Drop what nobody wants: its owner's code may run.
     Drop(Box<dyn std::any::Any>),
 }
@@ -131,6 +134,7 @@ pub(crate) struct Engine {
     /// The wake word when the inbox was last looked into, and whether something was left there.
     pub(crate) swept: u64,
     pub(crate) commands_left: bool,
+    pub(crate) messages: Messages,
     /// Wakes this proactor's loop; given to whatever the engine itself waits for.
     pub(crate) self_waker: Waker,
 }

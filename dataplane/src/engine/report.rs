@@ -50,6 +50,10 @@ pub struct Stats {
     pub pool_dry: u64,
     /// Operations whose deadline passed.
     pub timed_out: u64,
+    /// Messages handed to the handler.
+    pub messages: u64,
+    /// Messages that arrived while there was no handler.
+    pub unhandled_messages: u64,
     /// Submissions from other threads.
     pub foreign_submissions: u64,
     /// Zero-copy sends the kernel really did not copy.
@@ -140,6 +144,8 @@ impl Engine {
             paused: counters.paused,
             pool_dry: counters.pool_dry,
             timed_out: counters.timed_out,
+            messages: self.messages.handled,
+            unhandled_messages: self.messages.unhandled,
             foreign_submissions: counters.foreign_submissions,
             zero_copy_sent: counters.zero_copy_sent,
             linked_steps: self.counters.linked_steps,

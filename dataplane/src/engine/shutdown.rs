@@ -53,6 +53,9 @@ impl Engine {
 
     /// Lets the backend go, or leaks it with everything the kernel may still touch.
     pub(crate) fn end(&mut self) -> Option<Leaked> {
+        if let Some(handler) = self.messages.replace(None) {
+            self.fire.push_back(Fire::Drop(Box::new(handler)));
+        }
         let stuck: Vec<u32> = self
             .table
             .slots

@@ -10,6 +10,7 @@ use super::{Engine, Fire, Outcome, Reason, deadlines};
 use crate::backend::{Event, Fatal, OpId, Until};
 use crate::op::Op;
 use crate::remote::inbox::{Command, ForeignCall, Left};
+use crate::remote::message::Running;
 
 /// Most foreign commands taken in one turn.
 const COMMANDS_PER_TURN: usize = 256;
@@ -34,6 +35,7 @@ pub(crate) enum Ready {
     End(super::slots::EachCallback, Option<Op>, Outcome),
     Make(OpId, super::sequence::Maker),
     Call(ForeignCall),
+    Message(Running, u64),
     Drop(Box<dyn std::any::Any>),
     Parts(Option<Op>, Outcome, Notify),
 }
@@ -47,9 +49,10 @@ impl Engine {
     pub(crate) fn sweep(&mut self, seen: u64) {
         self.counters.turns += 1;
         self.counters.turn_ns = deadlines::coarse_ns();
-        if seen != self.swept || self.commands_left {
+        if seen != self.swept || self.commands_left || self.messages.left {
             self.swept = seen;
             self.take_commands();
+            self.take_messages();
             self.take_helped();
             self.take_returns();
         }
@@ -73,13 +76,15 @@ impl Engine {
     }
 
     fn take_commands(&mut self) {
+        let shared = self.table.shared.clone();
+        let Some(mut commands) = shared.commands() else { return };
         self.commands_left = true;
         for _ in 0..COMMANDS_PER_TURN {
             if self.table.slots.in_flight >= self.bound && !self.draining {
                 // No room: what stands in the inbox waits there until something completes.
                 return;
             }
-            match self.table.shared.receive() {
+            match commands.pop() {
                 None => {
                     self.commands_left = false;
                     return;
@@ -270,6 +275,7 @@ impl Engine {
     pub(crate) fn until(&self, wanted: Until) -> Until {
         let busy = !self.fire.is_empty()
             || !self.own_events.is_empty()
+            || self.messages.left
             || (self.commands_left && self.table.slots.in_flight < self.bound);
         let nap = (!self.napping.is_empty()).then(|| deadlines::now_ns() + NAP_NS);
         let next = [self.deadlines.next_ns(), nap].into_iter().flatten().min();
@@ -309,6 +315,10 @@ impl Engine {
                 None => return Next::Idle,
                 Some(Fire::Wake(waker)) => Ready::Wake(waker),
                 Some(Fire::Call(call)) => Ready::Call(call),
+                Some(Fire::Message(payload)) => match self.messages.run() {
+                    Some(running) => Ready::Message(running, payload),
+                    None => continue,
+                },
                 Some(Fire::Drop(parts)) => Ready::Drop(parts),
                 Some(Fire::Make(id)) => match self.take_maker(id) {
                     Some(maker) => Ready::Make(id, maker),

@@ -11,6 +11,7 @@
 mod control;
 mod file;
 mod forms;
+mod message;
 mod net;
 mod poll;
 mod resolve;
@@ -21,6 +22,7 @@ pub use control::{Close, Shutdown};
 pub(crate) use file::CURRENT;
 pub use file::{Open, OpenOptions, Read, Sync, Write};
 pub use forms::{Advance, Attempt, Completer, Context, Forms, HelperJob, Lane, Shape};
+pub use message::Message;
 pub(crate) use net::PoolArm;
 pub use net::{
     Accept, AcceptMany, Connect, Filled, Recv, RecvFrom, RecvMany, RecvPool, RecvVectored, Send,
@@ -66,6 +68,7 @@ pub enum Op {
     PollMany(PollMany),
     Transfer(Transfer),
     Resolve(Resolve),
+    Message(Message),
 }
 
 const _: () = assert!(size_of::<Op>() <= 144, "operations are stored by value; keep them small");
@@ -97,6 +100,7 @@ macro_rules! each {
             Op::PollMany($it) => $body,
             Op::Transfer($it) => $body,
             Op::Resolve($it) => $body,
+            Op::Message($it) => $body,
         }
     };
 }

@@ -32,6 +32,7 @@ use crate::io::operation_id::OperationId;
 use crate::options::{Backend, Options};
 use crate::remote::handle::Handle;
 use crate::remote::inbox::{self, Left, Shared};
+use crate::remote::message::Messages;
 use crate::sys::fork::Origin;
 use crate::sys::helpers::Helpers;
 use loop_waker::LoopWaker;
@@ -215,6 +216,13 @@ impl Inner {
                     resume_unwind(panic);
                 }
             }
+            Ready::Message(mut running, payload) => {
+                let told = catch_unwind(AssertUnwindSafe(|| running.call(payload)));
+                self.engine.borrow_mut().message_handled(running);
+                if let Err(panic) = told {
+                    resume_unwind(panic);
+                }
+            }
             Ready::Drop(parts) => drop(parts),
             Ready::Parts(op, outcome, notify) => {
                 drop(notify);
@@ -303,8 +311,13 @@ impl Proactor {
         options.check(NAME)?;
         let bound = options.operations.next_power_of_two();
         let slots = most_slots(bound);
-        let shared = Shared::new(&options.name, options.inbox, slots, options.descriptors)
-            .map_err(|error| Error::from_io(NAME, &error))?;
+        let shared = Shared::new(
+            &options.name,
+            (options.inbox, options.messages),
+            slots,
+            options.descriptors,
+        )
+        .map_err(|error| Error::from_io(NAME, &error))?;
         let shared = Arc::new(shared);
         if let Some(cpu) = options.cpu {
             crate::sys::limits::pin_to_cpu(cpu).map_err(|error| Error::from_io(NAME, &error))?;
@@ -336,6 +349,7 @@ impl Proactor {
             draining: false,
             swept: u64::MAX,
             commands_left: false,
+            messages: Messages::default(),
             self_waker,
         };
         let inner = Rc::new(Inner {

@@ -92,6 +92,8 @@ pub struct Options {
     pub shutdown: Duration,
     /// Foreign submissions that may stand in the inbox. Default 4096.
     pub inbox: usize,
+    /// Messages that may wait for the handler (16 bytes each). Default 1024.
+    pub messages: usize,
     /// Most descriptors (sockets, files) at once. Default 65536.
     pub descriptors: usize,
     /// Helper threads at most; zero makes what needs them Unavailable. Default 4.
@@ -119,6 +121,7 @@ impl Default for Options {
             timeout: None,
             shutdown: Duration::from_secs(1),
             inbox: 4096,
+            messages: 1024,
             descriptors: 65536,
             helpers: 4,
             undelivered: 64,
@@ -151,6 +154,9 @@ impl Options {
         }
         if self.inbox == 0 || self.inbox > 1 << 20 {
             return invalid("inbox must be 1 to 1048576".into());
+        }
+        if self.messages == 0 || self.messages > 1 << 20 {
+            return invalid("messages must be 1 to 1048576".into());
         }
         if self.descriptors == 0 || self.descriptors > 1 << 20 {
             return invalid("descriptors must be 1 to 1048576".into());
@@ -191,6 +197,8 @@ setters! {
     shutdown: Duration => shutdown;
     /// Sets [`Options::inbox`].
     inbox: usize => inbox;
+    /// Sets [`Options::messages`].
+    messages: usize => messages;
     /// Sets [`Options::descriptors`].
     descriptors: usize => descriptors;
     /// Sets [`Options::helpers`].

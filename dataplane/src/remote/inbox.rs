@@ -6,16 +6,17 @@
 //! that it is going to sleep.
 //!
 //! The queue closes when the proactor is gone: what is still in it is dropped without being run,
-//! its waiters are told.
+//! its waiters are told. What another thread was about to queue just then comes back to it.
 
 use super::cell::{Adopted, Cell};
+use super::message::MessageError;
+use super::queue::{Consumer, NotPushed, Queue};
 use super::waker::{Bell, WakeWord};
 use crate::backend::OpId;
 use crate::error::{Error, ErrorKind};
 use crate::op::Op;
 use crate::proactor::Proactor;
 use crate::sys::fork::Origin;
-use crossbeam_queue::ArrayQueue;
 use regions::IndexSet;
 use std::io;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -87,7 +88,8 @@ pub(crate) enum Left {
 
 /// What the poll owner shares with every other thread.
 pub(crate) struct Shared {
-    queue: ArrayQueue<Command>,
+    queue: Queue<Command>,
+    pub(crate) messages: Queue<u64>,
     word: WakeWord,
     pub(crate) bell: Bell,
     pub(crate) returns: Returns,
@@ -107,12 +109,13 @@ pub(crate) struct Shared {
 impl Shared {
     pub(crate) fn new(
         name: &str,
-        capacity: usize,
+        (commands, messages): (usize, usize),
         slots: usize,
         descriptors: usize,
     ) -> io::Result<Shared> {
         Ok(Shared {
-            queue: ArrayQueue::new(capacity.max(1)),
+            queue: Queue::new(commands),
+            messages: Queue::new(messages),
             word: WakeWord::new(),
             bell: Bell::new()?,
             returns: Returns {
@@ -152,16 +155,32 @@ impl Shared {
 
     /// Queues a command and wakes the owner if it sleeps.
     pub(crate) fn send(&self, command: Command) -> Result<(), Refused> {
-        if self.is_closed() || !self.origin.is_here() {
+        if !self.origin.is_here() {
             return Err(Refused::Closed(command));
         }
-        self.queue.push(command).map_err(Refused::Full)?;
-        self.announce();
-        // The proactor may have closed between the check and the push: then nobody drains but us.
-        if self.is_closed() {
-            self.discard();
+        match self.queue.push(command) {
+            Ok(()) => {
+                self.announce();
+                Ok(())
+            }
+            Err(NotPushed::Full(command)) => Err(Refused::Full(command)),
+            Err(NotPushed::Closed(command)) => Err(Refused::Closed(command)),
         }
-        Ok(())
+    }
+
+    /// Queues a message and wakes the owner if it sleeps. Async-signal-safe.
+    pub(crate) fn message(&self, payload: u64) -> Result<(), MessageError> {
+        if !self.origin.is_here() {
+            return Err(MessageError::Forked);
+        }
+        match self.messages.push(payload) {
+            Ok(()) => {
+                self.announce();
+                Ok(())
+            }
+            Err(NotPushed::Full(_)) => Err(MessageError::Exhausted),
+            Err(NotPushed::Closed(_)) => Err(MessageError::ShutDown),
+        }
     }
 
     /// Something stands ready for the owner (queue, bit map or helper result).
@@ -233,8 +252,9 @@ impl Shared {
         woken
     }
 
-    pub(crate) fn receive(&self) -> Option<Command> {
-        self.queue.pop()
+    /// What is queued, to be taken in order; None inside of that.
+    pub(crate) fn commands(&self) -> Option<Consumer<'_, Command>> {
+        self.queue.consumer()
     }
 
     pub(crate) fn take_helped(&self, into: &mut Vec<(OpId, i32)>) {
@@ -247,14 +267,15 @@ impl Shared {
     /// No command is taken any more; what is queued is dropped and its waiters told.
     pub(crate) fn close(&self) {
         self.closed.store(true, Ordering::SeqCst);
-        self.discard();
-    }
-
-    fn discard(&self) {
-        while let Some(command) = self.queue.pop() {
-            match command {
-                Command::Submit { op, cell, .. } => cell.refuse(op),
-                Command::Call(call) => call(None),
+        self.messages.close();
+        self.queue.close();
+        loop {
+            // Taken one by one: what is told and dropped here is the user's.
+            let next = self.commands().and_then(|mut commands| commands.pop());
+            match next {
+                Some(Command::Submit { op, cell, .. }) => cell.refuse(op),
+                Some(Command::Call(call)) => call(None),
+                None => return,
             }
         }
     }

@@ -6,5 +6,8 @@ pub(crate) mod cell;
 pub(crate) mod handle;
 #[cfg(not(loom))]
 pub(crate) mod inbox;
+#[cfg(not(loom))]
+pub(crate) mod message;
+pub(crate) mod queue;
 pub(crate) mod sync;
 pub(crate) mod waker;
