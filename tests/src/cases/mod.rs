@@ -28,6 +28,8 @@ pub mod unix;
 pub mod vectored;
 pub mod wake;
 pub mod watch;
+pub mod watch_ends;
+pub mod watch_remote;
 pub mod zero_copy;
 
 use crate::Case;
@@ -61,6 +63,8 @@ const LISTS: &[&[Case]] = &[
     vectored::CASES,
     wake::CASES,
     watch::CASES,
+    watch_ends::CASES,
+    watch_remote::CASES,
     zero_copy::CASES,
 ];
 
