@@ -11,11 +11,13 @@ pub mod core;
 pub mod datagram;
 pub mod descriptor;
 pub mod file;
+pub mod io_source;
 pub mod memory;
 mod net;
 pub mod options;
 pub mod pool;
 pub mod readiness;
+pub mod ready_events;
 pub mod registration;
 pub mod remote;
 pub mod shutdown;
@@ -47,10 +49,12 @@ const LISTS: &[&[Case]] = &[
     datagram::CASES,
     descriptor::CASES,
     file::CASES,
+    io_source::CASES,
     memory::CASES,
     options::CASES,
     pool::CASES,
     readiness::CASES,
+    ready_events::CASES,
     registration::CASES,
     remote::CASES,
     shutdown::CASES,
