@@ -52,7 +52,11 @@ mod public {
     pub use crate::engine::report::{InFlight, Stats, Waiter};
     pub use crate::engine::shutdown::Leaked;
     pub use crate::error::{Error, ErrorKind, Failed, Result};
-    pub use crate::event::watch::{Watch, WatchControl};
+    pub use crate::event::io_source::IoSource;
+    pub use crate::event::readiness::{Readiness, ReadyEvent, Token, Trigger, Waiting};
+    pub use crate::event::watch::{
+        RegisterWatch, RemoteWatch, UnregisterWatch, Watch, WatchControl,
+    };
     pub use crate::io::address::{Address, MAX_UNIX_NAME_BYTES, UnixAddress};
     pub use crate::io::batch::{Batch, RefusedBatch, Submitted, Ticket};
     pub use crate::io::connect::Endpoint;

@@ -160,6 +160,9 @@ impl Engine {
             let timeout = self.options.timeout.unwrap_or_default();
             deadlines::now_ns().saturating_add(timeout.as_nanos() as u64)
         });
+        if at_ns == deadlines::NEVER_NS {
+            return;
+        }
         self.table.slots.at(index).has_deadline = true;
         self.deadlines.insert(index, at_ns);
     }

@@ -155,7 +155,7 @@ impl Local {
     }
 
     #[inline(always)]
-    fn place_op<O: Operation>(
+    pub(crate) fn place_op<O: Operation>(
         &self,
         op: O,
         mut notify: Notify,

@@ -11,11 +11,13 @@ pub mod core;
 pub mod datagram;
 pub mod descriptor;
 pub mod file;
+pub mod io_source;
 pub mod memory;
 mod net;
 pub mod options;
 pub mod pool;
 pub mod readiness;
+pub mod ready_events;
 pub mod registration;
 pub mod remote;
 pub mod sequence;
@@ -30,6 +32,8 @@ pub mod unix;
 pub mod vectored;
 pub mod wake;
 pub mod watch;
+pub mod watch_ends;
+pub mod watch_remote;
 pub mod zero_copy;
 
 use crate::Case;
@@ -47,10 +51,12 @@ const LISTS: &[&[Case]] = &[
     datagram::CASES,
     descriptor::CASES,
     file::CASES,
+    io_source::CASES,
     memory::CASES,
     options::CASES,
     pool::CASES,
     readiness::CASES,
+    ready_events::CASES,
     registration::CASES,
     remote::CASES,
     sequence::CASES,
@@ -65,6 +71,8 @@ const LISTS: &[&[Case]] = &[
     vectored::CASES,
     wake::CASES,
     watch::CASES,
+    watch_ends::CASES,
+    watch_remote::CASES,
     zero_copy::CASES,
 ];
 

@@ -35,6 +35,9 @@ struct Entry {
     key: u32,
 }
 
+/// The deadline of what has none, whatever the proactor's default.
+pub(crate) const NEVER_NS: u64 = u64::MAX;
+
 /// An indexed heap of deadlines, at most one per key.
 #[derive(Debug, Default)]
 pub(crate) struct Deadlines {
