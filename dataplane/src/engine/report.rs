@@ -68,6 +68,8 @@ pub struct Stats {
     pub registered: usize,
     /// Regions unregistered whose release the kernel has not reported yet.
     pub releasing: usize,
+    /// Tasks that are not over.
+    pub tasks: usize,
     /// Helper threads running.
     pub helper_threads: usize,
 }
@@ -145,6 +147,7 @@ impl Engine {
             descriptors: self.table.descriptors.used(),
             registered,
             releasing,
+            tasks: 0,
             helper_threads: self.table.helpers.threads(),
         }
     }
