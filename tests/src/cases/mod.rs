@@ -19,7 +19,9 @@ pub mod readiness;
 pub mod registration;
 pub mod remote;
 pub mod shutdown;
+pub mod spawn;
 pub mod stream;
+pub mod tasks;
 pub mod tcp;
 pub mod timeouts;
 pub mod timers;
@@ -52,7 +54,9 @@ const LISTS: &[&[Case]] = &[
     registration::CASES,
     remote::CASES,
     shutdown::CASES,
+    spawn::CASES,
     stream::CASES,
+    tasks::CASES,
     tcp::CASES,
     timeouts::CASES,
     timers::CASES,

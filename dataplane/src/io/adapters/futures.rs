@@ -11,8 +11,9 @@ type Cx<'a, 'b> = &'a mut Context<'b>;
 
 impl<P: Port> AsyncRead for Reader<P> {
     fn poll_read(self: Pin<&mut Self>, cx: Cx, into: &mut [u8]) -> Poll<Result<usize>> {
+        let room = into.len();
         let copy = |bytes: &[u8]| into[..bytes.len()].copy_from_slice(bytes);
-        self.get_mut().poll_copy(cx, into.len(), copy).map_err(Into::into)
+        self.get_mut().poll_copy(cx, room, copy).map_err(Into::into)
     }
 }
 
