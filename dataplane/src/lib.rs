@@ -42,6 +42,8 @@ mod remote;
 pub(crate) use proactor::options;
 pub(crate) use remote::sync;
 #[cfg(not(loom))]
+mod run;
+#[cfg(not(loom))]
 mod sys;
 
 #[cfg(not(loom))]
@@ -57,6 +59,7 @@ mod public {
     pub use crate::event::watch::{
         RegisterWatch, RemoteWatch, UnregisterWatch, Watch, WatchControl,
     };
+    pub use crate::io::adapters::{Duplex, Reader, Writer};
     pub use crate::io::address::{Address, MAX_UNIX_NAME_BYTES, UnixAddress};
     pub use crate::io::batch::{Batch, RefusedBatch, Submitted, Ticket};
     pub use crate::io::connect::Endpoint;
@@ -88,6 +91,8 @@ mod public {
     pub use crate::proactor::{Proactor, Wait};
     pub use crate::remote::handle::{Call, Handle};
     pub use crate::remote::message::MessageError;
+    pub use crate::run::host::{Hosted, Turn};
+    pub use crate::run::task::Task;
     pub use crate::sys::diagnose;
     pub use crate::sys::sockets::{Kind as SocketKind, SocketOptions};
     pub use fence;

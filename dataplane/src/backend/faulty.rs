@@ -315,6 +315,10 @@ impl Backend for Faulty {
         self.inner.watchable()
     }
 
+    fn has_hidden_work(&self) -> bool {
+        self.is_holding() || self.inner.has_hidden_work()
+    }
+
     fn overflows(&self) -> u64 {
         self.inner.overflows()
     }

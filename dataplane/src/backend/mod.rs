@@ -195,6 +195,11 @@ pub(crate) trait Backend {
     /// Descriptor a host runtime can watch for "poll me", where there is one.
     fn watchable(&self) -> Option<RawFd>;
 
+    /// Whether there is work that the watchable descriptor does not show: nobody may sleep on it.
+    fn has_hidden_work(&self) -> bool {
+        false
+    }
+
     /// Completion-queue overflows seen so far.
     fn overflows(&self) -> u64;
 

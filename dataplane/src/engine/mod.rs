@@ -20,12 +20,14 @@ use crate::options::Options;
 use crate::remote::cell::Adopted;
 use crate::remote::inbox::ForeignCall;
 use crate::remote::message::Messages;
+use crate::run::ready::Ready as RunQueue;
 use deadlines::Deadlines;
 use descriptors::Class;
 use regions::Lease;
 use report::Counters;
 use std::collections::{HashMap, VecDeque};
 use std::os::fd::OwnedFd;
+use std::rc::Rc;
 use std::task::Waker;
 use table::Table;
 
@@ -137,4 +139,8 @@ pub(crate) struct Engine {
     pub(crate) messages: Messages,
     /// Wakes this proactor's loop; given to whatever the engine itself waits for.
     pub(crate) self_waker: Waker,
+    /// The tasks in line; those woken on other threads are put there by the sweep.
+    pub(crate) run_queue: Rc<RunQueue>,
+    /// A host runtime sleeps in the loop's place: what is staged from here on must wake it.
+    pub(crate) resting: bool,
 }

@@ -76,6 +76,8 @@ pub struct Stats {
     pub registered: usize,
     /// Regions unregistered whose release the kernel has not reported yet.
     pub releasing: usize,
+    /// Tasks that are not over.
+    pub tasks: usize,
     /// Helper threads running.
     pub helper_threads: usize,
 }
@@ -156,6 +158,7 @@ impl Engine {
             descriptors: self.table.descriptors.used(),
             registered,
             releasing,
+            tasks: 0,
             helper_threads: self.table.helpers.threads(),
         }
     }

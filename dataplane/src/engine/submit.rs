@@ -113,6 +113,9 @@ impl Engine {
         deadline_ns: Option<u64>,
     ) -> Result<OpId, (Error, F)> {
         let Some(index) = self.table.slots.take() else { return Err(no_slot(op)) };
+        if self.resting {
+            self.rouse();
+        }
         self.table.slots.in_flight += 1;
         let shape = op.shape();
         let fires_at = op.fires_at();
@@ -218,6 +221,9 @@ impl Engine {
 
     /// Hands an operation to the backend (again).
     pub(crate) fn launch(&mut self, index: u32) {
+        if self.resting {
+            self.rouse();
+        }
         let (slot, body, _) = self.table.slots.parts(index);
         slot.state = State::InFlight;
         slot.cancel_sent = false;
@@ -332,6 +338,9 @@ impl Engine {
         if matches!(self.table.slots.op(id.index()), Some(Op::Close(_))) {
             // The table has given the number up, or will: a close that does not run leaks it.
             return true;
+        }
+        if self.resting {
+            self.rouse();
         }
         let slot = self.table.slots.at(id.index());
         if slot.reason == Reason::Kernel {
@@ -449,7 +458,9 @@ impl Engine {
         slot.abandoned = true;
         if slot.state == State::Done {
             self.fire.push_back(Fire::Finish(id));
+            self.rouse();
         }
+        let slot = self.table.slots.at(id.index());
         std::mem::replace(&mut slot.notify, Notify::Nobody)
     }
 

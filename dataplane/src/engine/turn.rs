@@ -9,6 +9,7 @@ use super::slots::{Notify, State};
 use super::{Engine, Fire, Outcome, Reason, deadlines};
 use crate::backend::{Event, Fatal, OpId, Until};
 use crate::op::Op;
+use crate::proactor::rest::Rest;
 use crate::remote::inbox::{Command, ForeignCall, Left};
 use crate::remote::message::Running;
 
@@ -47,6 +48,9 @@ impl Engine {
     /// has not moved means that there is nothing to look for.
     #[inline]
     pub(crate) fn sweep(&mut self, seen: u64) {
+        if self.resting {
+            self.stir();
+        }
         self.counters.turns += 1;
         self.counters.turn_ns = deadlines::coarse_ns();
         if seen != self.swept || self.commands_left || self.messages.left {
@@ -164,6 +168,9 @@ impl Engine {
         if !returns.registrations.is_empty() {
             returns.registrations.drain(|index| self.unregister(index as u32));
         }
+        if !returns.tasks.is_empty() {
+            returns.tasks.drain(|bit| self.run_queue.push_all_of(bit));
+        }
         if !returns.pools.is_empty() {
             returns.pools.drain(|index| self.table.groups.at(index as u16).close());
         }
@@ -277,15 +284,47 @@ impl Engine {
             || !self.own_events.is_empty()
             || self.messages.left
             || (self.commands_left && self.table.slots.in_flight < self.bound);
-        let nap = (!self.napping.is_empty()).then(|| deadlines::now_ns() + NAP_NS);
-        let next = [self.deadlines.next_ns(), nap].into_iter().flatten().min();
-        match (wanted, next) {
+        match (wanted, self.next_deadline_ns()) {
             _ if busy => Until::Now,
             (Until::Now, _) => Until::Now,
             (wanted, None) => wanted,
             (Until::Forever, Some(next)) => Until::At(next),
             (Until::At(at), Some(next)) => Until::At(at.min(next)),
         }
+    }
+
+    /// When there is something to do although nothing happens.
+    pub(crate) fn next_deadline_ns(&self) -> Option<u64> {
+        let nap = (!self.napping.is_empty()).then(|| deadlines::now_ns() + NAP_NS);
+        [self.deadlines.next_ns(), nap].into_iter().flatten().min()
+    }
+
+    /// Hands over what is staged; whether a host may sleep in the loop's place, as far as can be
+    /// seen here. `seen` is the wake word.
+    pub(crate) fn rest(&mut self, seen: u64) -> Result<Rest, Fatal> {
+        let Some(backend) = &mut self.backend else { return Err(Fatal::Dropped) };
+        backend.flush(&mut self.table)?;
+        let hidden = backend.has_hidden_work() || seen != self.swept;
+        match self.until(Until::Forever) {
+            _ if hidden => Ok(Rest::Busy),
+            Until::Now => Ok(Rest::Busy),
+            Until::Forever => Ok(Rest::Until(None)),
+            Until::At(at_ns) => Ok(Rest::Until(Some(at_ns))),
+        }
+    }
+
+    /// No host sleeps in the loop's place any more.
+    #[cold]
+    fn stir(&mut self) {
+        self.resting = false;
+        self.table.shared.set_resting(false);
+    }
+
+    /// Something was staged outside a poll: a host that sleeps in the loop's place is woken.
+    #[cold]
+    pub(crate) fn rouse(&mut self) {
+        self.resting = false;
+        self.table.shared.rouse();
     }
 
     /// One wait of the backend and everything its events mean.

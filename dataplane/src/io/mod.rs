@@ -4,6 +4,7 @@
 //! no lock and no queue in the way; [`Handle`](crate::Handle) is any other thread, through the
 //! inbox. `Socket<Local>` and `Socket<Handle>` are the same code over the two.
 
+pub(crate) mod adapters;
 pub(crate) mod address;
 pub(crate) mod connect;
 pub(crate) mod file;
@@ -31,9 +32,9 @@ use std::os::fd::{AsRawFd, OwnedFd};
 use std::rc::Rc;
 
 /// Where operations are submitted. Sealed: [`Local`] and [`Handle`](crate::Handle).
-pub trait Port: Clone + Sized + sealed::Sealed + 'static {
+pub trait Port: Clone + Sized + Unpin + sealed::Sealed + 'static {
     /// A shared handle of a descriptor; the last one to go closes it.
-    type Descriptor: Clone + Named;
+    type Descriptor: Clone + Unpin + Named;
     /// An operation under way.
     type Submission<O: Operation>: Future<Output = Result<O::Output<Self>, Failed<O>>> + Unpin;
     /// A multishot operation under way.

@@ -24,7 +24,8 @@ impl Proactor {
 
     /// Counters and gauges.
     pub fn stats(&self) -> Stats {
-        self.inner.engine.borrow().stats()
+        let stats = self.inner.engine.borrow().stats();
+        Stats { tasks: self.inner.executor.live(), ..stats }
     }
 
     /// What is in flight, oldest first: for finding what is stuck.
@@ -32,8 +33,10 @@ impl Proactor {
         self.inner.engine.borrow().in_flight_dump()
     }
 
-    /// A descriptor a host runtime can watch for readability, to poll when it fires; it must
-    /// [`flush`](Self::flush) before it sleeps. None on the poll(2) backend.
+    /// The backend's own descriptor: readable when there is something to poll for. None on the
+    /// poll(2) backend. Before a host sleeps on it there is an order to keep, which
+    /// [`Hosted`](crate::Hosted) does: what is staged, deadlines and wakes of this thread do not
+    /// show on it by themselves.
     pub fn watchable(&self) -> Option<std::os::fd::RawFd> {
         let engine = self.inner.engine.borrow();
         engine.backend.as_ref().and_then(|backend| backend.watchable())

@@ -16,6 +16,7 @@
 mod inspect;
 mod loop_waker;
 pub(crate) mod options;
+pub(crate) mod rest;
 
 use crate::backend::{self, Fatal, OpId, Until};
 use crate::engine::deadlines::{Deadlines, coarse_ns, instant_to_ns, now_ns};
@@ -33,6 +34,8 @@ use crate::options::{Backend, Options};
 use crate::remote::handle::Handle;
 use crate::remote::inbox::{self, Left, Shared};
 use crate::remote::message::Messages;
+use crate::run::executor::Executor;
+use crate::run::ready::Ready as RunQueue;
 use crate::sys::fork::Origin;
 use crate::sys::helpers::Helpers;
 use loop_waker::LoopWaker;
@@ -78,6 +81,7 @@ pub(crate) struct Inner {
     /// The proactor's number, part of the names it gives out.
     pub(crate) owner: u32,
     pub(crate) shared: Arc<Shared>,
+    pub(crate) executor: Executor,
     polling: Cell<bool>,
     /// Set when the last `Proactor` went while a poll was running.
     end_after_poll: Cell<bool>,
@@ -139,6 +143,11 @@ impl Inner {
             .map_err(|_| Error::new(name, ErrorKind::Busy, "the engine is busy"))
     }
 
+    /// Whether this is the process that made it.
+    pub(crate) fn is_here(&self) -> bool {
+        self.origin.is_here()
+    }
+
     /// The handle of an operation is gone.
     pub(crate) fn abandon(&self, id: OpId) {
         // What comes out is the user's to drop, with nothing borrowed.
@@ -170,6 +179,18 @@ impl Inner {
             return;
         }
         self.fire_each();
+    }
+
+    /// Whether user code is to be run: fires, or tasks in line.
+    #[inline(always)]
+    fn has_user_code(&self, engine: &Engine) -> bool {
+        !engine.fire.is_empty() || self.executor.ready.waiting() > 0
+    }
+
+    /// Runs it, a bounded number of tasks; whether a task ran.
+    fn run_user_code(self: &Rc<Self>) -> bool {
+        self.fire_each();
+        self.executor.run()
     }
 
     fn fire_each(self: &Rc<Self>) {
@@ -249,6 +270,7 @@ impl Inner {
             }
         };
         guarded(&|| self.shared.close());
+        guarded(&|| self.executor.close());
         let timeout = self.engine.borrow().options.shutdown;
         let deadline_ns = now_ns().saturating_add(timeout.as_nanos() as u64);
         self.engine.borrow_mut().begin_drain();
@@ -280,6 +302,7 @@ impl Drop for Inner {
         debug_assert!(!unfinished, "a proactor ends before it goes");
         if unfinished || !self.shared.origin.is_here() {
             // A forked child: nothing here is ours to undo. The engine is forgotten whole.
+            self.executor.forget();
             let engine = self.engine.get_mut();
             std::mem::forget(engine.backend.take());
             std::mem::forget(std::mem::replace(&mut engine.table.helpers, Helpers::new("", 0)));
@@ -331,6 +354,7 @@ impl Proactor {
         let helpers = Helpers::new(&options.name, options.helpers);
         let mut table = Table::new(bound, options.descriptors, helpers, shared.clone());
         table.capabilities = backend.capabilities();
+        let run_queue = RunQueue::new(shared.clone());
         let self_waker = Waker::from(LoopWaker::new(shared.clone(), false));
         let engine = Engine {
             table,
@@ -351,12 +375,15 @@ impl Proactor {
             commands_left: false,
             messages: Messages::default(),
             self_waker,
+            run_queue: run_queue.clone(),
+            resting: false,
         };
         let inner = Rc::new(Inner {
             owner: engine.table.owner,
             engine: RefCell::new(engine),
             origin: shared.origin,
             shared,
+            executor: Executor::new(run_queue),
             polling: Cell::new(false),
             end_after_poll: Cell::new(false),
             ended: Cell::new(false),
@@ -372,6 +399,11 @@ impl Proactor {
         Some(Proactor { inner: inner.clone(), _owner: None })
     }
 
+    /// As [`lend`](Self::lend), for whoever has a proactor at hand.
+    pub(crate) fn lent(&self) -> Proactor {
+        Proactor { inner: self.inner.clone(), _owner: None }
+    }
+
     pub(crate) fn local(&self) -> Local {
         Local { inner: self.inner.clone() }
     }
@@ -380,11 +412,11 @@ impl Proactor {
         &self.inner
     }
 
-    /// One turn or more, until something was delivered, a wake was asked for, or `wait` is over.
-    /// Returns how many results were delivered; none is a normal answer.
+    /// One turn or more, until something was delivered, a [task](crate::Task) ran, a wake was asked
+    /// for, or `wait` is over. Returns how many results were delivered; none is a normal answer.
     ///
-    /// At most a bounded number of completions is delivered before timers, wakes and the deadline
-    /// are looked at again.
+    /// At most a bounded number of completions is delivered, and of tasks polled, before timers,
+    /// wakes and the deadline are looked at again.
     ///
     /// # Errors
     ///
@@ -423,21 +455,22 @@ impl Proactor {
         loop {
             let seen = shared.observe();
             engine.sweep(seen);
-            if !engine.fire.is_empty() {
+            if inner.has_user_code(&engine) {
                 drop(engine);
-                inner.fire_each();
+                woken |= inner.run_user_code();
                 engine = inner.engine.borrow_mut();
             }
             woken |= shared.take_wake() | shared.take_wake_here();
-            let idle = engine.table.slots.delivered == before && !woken;
+            let tasks = inner.executor.ready.waiting();
+            let idle = engine.table.slots.delivered == before && !woken && tasks == 0;
             let mut until = engine.until(if idle { wanted } else { Until::Now });
             if until != Until::Now && !shared.arm(seen) {
                 until = Until::Now;
             }
             let waited = engine.wait(until);
-            if !engine.fire.is_empty() {
+            if inner.has_user_code(&engine) {
                 drop(engine);
-                inner.fire_each();
+                woken |= inner.run_user_code();
                 engine = inner.engine.borrow_mut();
             }
             woken |= shared.take_wake() | shared.take_wake_here();
@@ -482,7 +515,8 @@ impl Proactor {
         })?
     }
 
-    /// Polls until the future is ready, and returns its value.
+    /// Polls until the future is ready, and returns its value. Tasks are driven meanwhile; those
+    /// that are not over then wait for the next poll.
     ///
     /// # Errors
     ///
@@ -548,7 +582,7 @@ impl Proactor {
             return Err(Error::new("shutdown", ErrorKind::Busy, message));
         }
         let deadline = deadline.into();
-        while self.in_flight_count()? > 0 {
+        while self.in_flight_count()? > 0 || self.inner.executor.ready.waiting() > 0 {
             match deadline {
                 Wait::Now => break,
                 Wait::Until(at) if Instant::now() >= at => break,

@@ -75,6 +75,8 @@ pub(crate) struct Returns {
     pub(crate) descriptors: IndexSet,
     pub(crate) pools: IndexSet,
     pub(crate) registrations: IndexSet,
+    /// Tasks woken elsewhere; a bit may stand for several, see `run/ready.rs`.
+    pub(crate) tasks: IndexSet,
 }
 
 /// An operation whose handle went while the engine was at work.
@@ -100,6 +102,8 @@ pub(crate) struct Shared {
     closed: AtomicBool,
     /// A task of the owner's was woken on its own thread, by whatever.
     woken_here: AtomicBool,
+    /// The loop's thread sleeps in a host runtime, until the bell rings or the kernel has something.
+    resting: AtomicBool,
     /// The backend works by readiness: sockets are made non-blocking.
     readiness: AtomicBool,
     pub(crate) origin: Origin,
@@ -124,6 +128,7 @@ impl Shared {
                 descriptors: IndexSet::empty(descriptors),
                 pools: IndexSet::empty(1 << 16),
                 registrations: IndexSet::empty(crate::engine::registry::MAX_REGISTRATIONS),
+                tasks: IndexSet::empty(crate::run::ready::BITS),
             },
             helped: Mutex::new(Vec::new()),
             has_helped: AtomicBool::new(false),
@@ -131,6 +136,7 @@ impl Shared {
             has_left: AtomicBool::new(false),
             closed: AtomicBool::new(false),
             woken_here: AtomicBool::new(false),
+            resting: AtomicBool::new(false),
             readiness: AtomicBool::new(false),
             origin: Origin::here()?,
             name: name.to_owned(),
@@ -242,6 +248,25 @@ impl Shared {
     /// On the owner's thread: the poll in progress returns after what it is doing.
     pub(crate) fn wake_here(&self) {
         self.woken_here.store(true, Ordering::Relaxed);
+        self.rouse();
+    }
+
+    /// On the owner's thread: there is something to do. A loop that rests in a host runtime is
+    /// woken, once; any other comes by.
+    #[inline]
+    pub(crate) fn rouse(&self) {
+        if self.resting.load(Ordering::Relaxed) {
+            self.set_resting(false);
+            self.wake();
+        }
+    }
+
+    /// On the owner's thread: whether its own wakes must ring.
+    #[inline]
+    pub(crate) fn set_resting(&self, resting: bool) {
+        if self.resting.load(Ordering::Relaxed) != resting {
+            self.resting.store(resting, Ordering::Relaxed);
+        }
     }
 
     pub(crate) fn take_wake_here(&self) -> bool {

@@ -23,7 +23,9 @@ pub mod remote;
 pub mod sequence;
 pub mod sequence_made;
 pub mod shutdown;
+pub mod spawn;
 pub mod stream;
+pub mod tasks;
 pub mod tcp;
 pub mod timeouts;
 pub mod timers;
@@ -62,7 +64,9 @@ const LISTS: &[&[Case]] = &[
     sequence::CASES,
     sequence_made::CASES,
     shutdown::CASES,
+    spawn::CASES,
     stream::CASES,
+    tasks::CASES,
     tcp::CASES,
     timeouts::CASES,
     timers::CASES,

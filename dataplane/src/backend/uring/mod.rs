@@ -502,6 +502,10 @@ impl Backend for Uring {
         Some(self.ring.as_raw_fd())
     }
 
+    fn has_hidden_work(&self) -> bool {
+        !self.own.is_empty() || !self.backlog.is_empty() || self.storage_is_busy()
+    }
+
     fn overflows(&self) -> u64 {
         self.overflows
     }
