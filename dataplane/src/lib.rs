@@ -42,6 +42,8 @@ mod remote;
 pub(crate) use proactor::options;
 pub(crate) use remote::sync;
 #[cfg(not(loom))]
+mod run;
+#[cfg(not(loom))]
 mod sys;
 
 #[cfg(not(loom))]
@@ -79,6 +81,8 @@ mod public {
     pub use crate::options::{Backend, Options, SqPoll};
     pub use crate::proactor::{Proactor, Wait};
     pub use crate::remote::handle::{Call, Handle};
+    pub use crate::run::pool::{Place, Placement, ProactorPool};
+    pub use crate::run::thread::ProactorThread;
     pub use crate::sys::diagnose;
     pub use crate::sys::sockets::{Kind as SocketKind, SocketOptions};
     pub use fence;
