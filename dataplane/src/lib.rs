@@ -81,6 +81,8 @@ mod public {
     pub use crate::options::{Backend, Options, SqPoll};
     pub use crate::proactor::{Proactor, Wait};
     pub use crate::remote::handle::{Call, Handle};
+    pub use crate::run::context::local::{LocalContext, LocalContextHandle, LocalWorkGuard};
+    pub use crate::run::context::{Context, ContextHandle, Join, LocalJoin, WorkGuard};
     pub use crate::run::pool::{Place, Placement, ProactorPool};
     pub use crate::run::thread::ProactorThread;
     pub use crate::sys::diagnose;

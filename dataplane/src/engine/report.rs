@@ -24,6 +24,7 @@ pub(crate) struct Counters {
     pub(crate) zero_copy_sent: u64,
     pub(crate) zero_copy_copied: u64,
     pub(crate) leaked: u64,
+    pub(crate) inline: u64,
     pub(crate) helped: Vec<(OpId, i32)>,
     pub(crate) provided: Vec<Provided>,
 }
@@ -50,6 +51,9 @@ pub struct Stats {
     pub timed_out: u64,
     /// Submissions from other threads.
     pub foreign_submissions: u64,
+    /// Operations finished at their submission, by a call that did not block: only inside the
+    /// handlers of a [`LocalContext`](crate::LocalContext).
+    pub inline: u64,
     /// Zero-copy sends the kernel really did not copy.
     pub zero_copy_sent: u64,
     /// Zero-copy sends the kernel copied after all.
@@ -137,6 +141,7 @@ impl Engine {
             pool_dry: counters.pool_dry,
             timed_out: counters.timed_out,
             foreign_submissions: counters.foreign_submissions,
+            inline: counters.inline,
             zero_copy_sent: counters.zero_copy_sent,
             zero_copy_copied: counters.zero_copy_copied,
             overflows: self.backend.as_ref().map_or(0, |backend| backend.overflows()),

@@ -14,7 +14,7 @@
 //! operation whose callback panicked is cancelled.
 
 mod inspect;
-mod loop_waker;
+pub(crate) mod loop_waker;
 pub(crate) mod options;
 
 use crate::backend::{self, Fatal, OpId, Until};
@@ -323,6 +323,7 @@ impl Proactor {
             draining: false,
             swept: u64::MAX,
             commands_left: false,
+            inline: 0,
             self_waker,
         };
         let inner = Rc::new(Inner {
