@@ -42,6 +42,8 @@ pub enum ErrorKind {
     ShutDown,
     /// This process is a forked child of the one that made the proactor.
     Forked,
+    /// The caller's own code panicked on a thread of ours, or in a task somebody waits for.
+    Panicked,
     /// Any other error of the system; see the errno.
     Io,
 }

@@ -91,8 +91,12 @@ mod public {
     pub use crate::proactor::{Proactor, Wait};
     pub use crate::remote::handle::{Call, Handle};
     pub use crate::remote::message::MessageError;
+    pub use crate::run::context::local::{LocalContext, LocalContextHandle, LocalWorkGuard};
+    pub use crate::run::context::{Context, ContextHandle, Join, LocalJoin, WorkGuard};
     pub use crate::run::host::{Hosted, Turn};
+    pub use crate::run::pool::{Place, Placement, ProactorPool};
     pub use crate::run::task::Task;
+    pub use crate::run::thread::ProactorThread;
     pub use crate::sys::diagnose;
     pub use crate::sys::sockets::{Kind as SocketKind, SocketOptions};
     pub use fence;

@@ -3,6 +3,7 @@
 
 pub(crate) mod closing;
 pub(crate) mod complete;
+pub(crate) mod inline;
 pub(crate) mod path;
 pub(crate) mod poison;
 pub(crate) mod report;
@@ -137,6 +138,9 @@ pub(crate) struct Engine {
     pub(crate) swept: u64,
     pub(crate) commands_left: bool,
     pub(crate) messages: Messages,
+    /// Operations that may still be attempted at once instead of going to the backend; more than
+    /// none only while a context runs a handler.
+    pub(crate) inline: u32,
     /// Wakes this proactor's loop; given to whatever the engine itself waits for.
     pub(crate) self_waker: Waker,
     /// The tasks in line; those woken on other threads are put there by the sweep.

@@ -26,6 +26,7 @@ pub(crate) struct Counters {
     /// Steps of sequences that went to the kernel as parts of a chain.
     pub(crate) linked_steps: u64,
     pub(crate) leaked: u64,
+    pub(crate) inline: u64,
     pub(crate) helped: Vec<(OpId, i32)>,
     pub(crate) provided: Vec<Provided>,
 }
@@ -56,6 +57,9 @@ pub struct Stats {
     pub unhandled_messages: u64,
     /// Submissions from other threads.
     pub foreign_submissions: u64,
+    /// Operations finished at their submission, by a call that did not block: only inside the
+    /// handlers of a [`LocalContext`](crate::LocalContext).
+    pub inline: u64,
     /// Zero-copy sends the kernel really did not copy.
     pub zero_copy_sent: u64,
     /// Zero-copy sends the kernel copied after all.
@@ -149,6 +153,7 @@ impl Engine {
             messages: self.messages.handled,
             unhandled_messages: self.messages.unhandled,
             foreign_submissions: counters.foreign_submissions,
+            inline: counters.inline,
             zero_copy_sent: counters.zero_copy_sent,
             linked_steps: self.counters.linked_steps,
             zero_copy_copied: counters.zero_copy_copied,

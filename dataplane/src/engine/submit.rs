@@ -249,6 +249,9 @@ impl Engine {
             }
             None => return,
         }
+        if self.inline > 0 && self.attempt_inline(id) {
+            return;
+        }
         self.hand_over(id);
     }
 

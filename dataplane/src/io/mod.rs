@@ -166,7 +166,11 @@ impl Local {
             Ok(engine) => engine,
             Err(error) => return Err(Failed::new(error, op)),
         };
+        let budget = engine.inline;
         let placed = engine.submit(op, &mut notify, deadline_ns);
+        if engine.inline != budget {
+            engine.deliver_inline(budget);
+        }
         drop(engine);
         placed.map_err(|(error, op)| Failed::new(error, op))
     }

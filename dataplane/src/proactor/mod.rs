@@ -14,7 +14,7 @@
 //! operation whose callback panicked is cancelled.
 
 mod inspect;
-mod loop_waker;
+pub(crate) mod loop_waker;
 pub(crate) mod options;
 pub(crate) mod rest;
 
@@ -374,6 +374,7 @@ impl Proactor {
             swept: u64::MAX,
             commands_left: false,
             messages: Messages::default(),
+            inline: 0,
             self_waker,
             run_queue: run_queue.clone(),
             resting: false,

@@ -11,7 +11,7 @@
 
 use std::io;
 
-use nix::sched::{CpuSet, sched_setaffinity};
+use nix::sched::{CpuSet, sched_getaffinity, sched_setaffinity};
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use nix::unistd::Pid;
 
@@ -109,10 +109,33 @@ pub(crate) fn page_bytes() -> usize {
 
 /// Pins the calling thread to one CPU (sched_setaffinity(2)).
 pub(crate) fn pin_to_cpu(cpu: u32) -> io::Result<()> {
+    pin_to_cpus(&[cpu])
+}
+
+/// Keeps the calling thread on these CPUs (sched_setaffinity(2)).
+///
+/// # Errors
+///
+/// EINVAL when none of them is there, or a number is past what the call can name.
+pub(crate) fn pin_to_cpus(cpus: &[u32]) -> io::Result<()> {
     let mut set = CpuSet::new();
-    set.set(cpu as usize)?;
+    for cpu in cpus {
+        set.set(*cpu as usize)?;
+    }
     sched_setaffinity(Pid::from_raw(0), &set)?;
     Ok(())
+}
+
+/// The CPUs the calling thread may run on (sched_getaffinity(2)), which is what a thread it starts
+/// gets: narrowed by taskset(1), by a cpuset cgroup, or by a pin of its own. Ascending.
+///
+/// # Errors
+///
+/// What the call says: EINVAL on a machine with more CPUs than the call can name.
+pub(crate) fn allowed_cpus() -> io::Result<Vec<u32>> {
+    let set = sched_getaffinity(Pid::from_raw(0))?;
+    let is_set = |cpu: &u32| set.is_set(*cpu as usize).unwrap_or(false);
+    Ok((0..CpuSet::count() as u32).filter(is_set).collect())
 }
 
 #[cfg(test)]

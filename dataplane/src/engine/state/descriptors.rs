@@ -118,6 +118,17 @@ impl Policy {
         Decision { copied, require }
     }
 
+    /// Whether a send of so many bytes is copied whatever the reports have been.
+    pub(crate) fn copies(&self, bytes: usize, supported: bool) -> bool {
+        !supported
+            || self.refused
+            || match self.wanted {
+                ZeroCopy::Never => true,
+                ZeroCopy::Auto => bytes < self.threshold_bytes,
+                ZeroCopy::Always | ZeroCopy::Require => false,
+            }
+    }
+
     pub(crate) fn reported(&mut self, copied: bool) {
         self.copied_in_a_row = if copied { self.copied_in_a_row.saturating_add(1) } else { 0 };
     }

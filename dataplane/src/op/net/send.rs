@@ -176,6 +176,11 @@ impl Send {
         self
     }
 
+    /// Bytes that have not gone out yet.
+    pub(crate) fn left_bytes(&self) -> usize {
+        self.span.len() - self.progress.sent
+    }
+
     /// Bytes that had gone out when it ended.
     pub fn sent_bytes(&self) -> usize {
         self.progress.sent
@@ -239,9 +244,10 @@ impl Forms for Send {
     }
 
     fn attempt(&mut self, cx: &mut Context<'_>) -> Attempt {
-        let decision = cx.zero_copy(0);
+        let decision = cx.zero_copy(self.left_bytes());
         self.progress.require = decision.require;
-        self.progress.path = Path::copied(Mechanism::Send, CopyReason::Unsupported);
+        let reason = decision.copied.unwrap_or(CopyReason::Unsupported);
+        self.progress.path = Path::copied(Mechanism::Send, reason);
         match calls::send(cx.fd(), &self.span, self.progress.sent, self.progress.flags()) {
             result if result == -libc::EAGAIN => Attempt::Blocked(Interest::WRITABLE),
             result => Attempt::Done(result),
@@ -281,6 +287,11 @@ impl SendVectored {
     pub(crate) fn new(socket: DescId, spans: SpanList) -> SendVectored {
         let vectors = scratch::Vectors::default();
         SendVectored { socket, spans, vectors, progress: Progress::new() }
+    }
+
+    /// Bytes that have not gone out yet.
+    pub(crate) fn left_bytes(&self) -> usize {
+        self.spans.total_bytes() - self.progress.sent
     }
 
     pub(crate) fn all(mut self) -> SendVectored {
@@ -361,9 +372,10 @@ impl Forms for SendVectored {
     }
 
     fn attempt(&mut self, cx: &mut Context<'_>) -> Attempt {
-        let decision = cx.zero_copy(0);
+        let decision = cx.zero_copy(self.left_bytes());
         self.progress.require = decision.require;
-        self.progress.path = Path::copied(Mechanism::SendMessage, CopyReason::Unsupported);
+        let reason = decision.copied.unwrap_or(CopyReason::Unsupported);
+        self.progress.path = Path::copied(Mechanism::SendMessage, reason);
         let message = self.vectors.gather(cx.scratch, &self.spans, self.progress.sent);
         match calls::sendmsg(cx.fd(), message, self.progress.flags()) {
             result if result == -libc::EAGAIN => Attempt::Blocked(Interest::WRITABLE),
