@@ -51,7 +51,11 @@ mod public {
     pub use crate::capability::{Capabilities, Capability};
     pub use crate::engine::descriptors::ZeroCopy;
     pub use crate::engine::path::{CopyReason, Mechanism, Path};
-    pub use crate::engine::report::{InFlight, Stats, Waiter};
+    pub use crate::engine::report::Stats;
+    pub use crate::engine::report::dump::{InFlight, Waiter};
+    #[cfg(feature = "metrics")]
+    pub use crate::engine::report::export::MetricsExporter;
+    pub use crate::engine::report::metric::{Metric, MetricKind, MetricUnit};
     pub use crate::engine::shutdown::Leaked;
     pub use crate::error::{Error, ErrorKind, Failed, Result};
     pub use crate::event::io_source::IoSource;

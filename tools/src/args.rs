@@ -1,10 +1,13 @@
 //! Options the commands share.
 
 use crate::failure::{Exit, Failure, Result};
+use crate::metrics::Metrics;
 use crate::pipeline::Settings;
 use crate::pipeline::hash::Placement;
 use clap::ValueEnum;
 use dataplane::{Backend, ZeroCopy};
+use std::net::SocketAddr;
+use std::sync::Arc;
 use std::time::Duration;
 
 /// Smallest and largest slot, in bytes: a page, and what one protocol frame holds.
@@ -49,6 +52,10 @@ pub struct Shared {
     /// four times a second.
     #[arg(long, value_name = "SECONDS", default_value = "10", value_parser = seconds)]
     timeout: Duration,
+    /// Serve what the loops count as Prometheus text, at http://ADDR/metrics, while the command
+    /// runs: a literal address, or a port on loopback (0: one that is free, told on standard error).
+    #[arg(long, value_name = "ADDR", value_parser = crate::metrics::address)]
+    metrics: Option<SocketAddr>,
     /// Print one JSON object instead of text.
     #[arg(long)]
     pub json: bool,
@@ -84,6 +91,11 @@ impl Sending {
 }
 
 impl Shared {
+    /// Serves metrics, if that is asked for; after signals were blocked.
+    pub fn metrics(&self) -> Result<Option<Arc<Metrics>>> {
+        self.metrics.map(|address| Metrics::serve(address, self.json)).transpose()
+    }
+
     /// The settings of a pipeline.
     pub fn settings(&self, sending: Option<&Sending>) -> Result<Settings> {
         let usage = |text: String| Err(Failure::new(Exit::Usage, text));

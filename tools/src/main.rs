@@ -7,6 +7,7 @@
 mod args;
 mod doctor;
 mod failure;
+mod metrics;
 mod pipeline;
 mod protocol;
 mod recv;

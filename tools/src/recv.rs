@@ -50,7 +50,9 @@ pub fn run(args: &Args) -> Result<()> {
         check_target(path)?;
     }
     let signals = Signals::block()?;
+    let metrics = args.shared.metrics()?;
     let end = End::new("receiver", &settings)?;
+    metrics.iter().for_each(|metrics| metrics.watch(&end.io));
     signals.drive(&end.io, serve(args, &end, &target, token.as_ref()))
 }
 

@@ -41,7 +41,9 @@ pub fn run(args: &Args) -> Result<()> {
     let settings = args.shared.settings(Some(&args.sending))?;
     let token = args.token_file.as_deref().map(Token::load).transpose()?;
     let signals = Signals::block()?;
+    let metrics = args.shared.metrics()?;
     let end = End::new("sender", &settings)?;
+    metrics.iter().for_each(|metrics| metrics.watch(&end.io));
     let watch = std::cell::OnceCell::new();
     let work = async {
         let source = Source::open(&end, &args.file, args.sending.direct).await?;

@@ -7,6 +7,7 @@
 
 use crate::args::{Sending, Shared};
 use crate::failure::{Doing, Exit, Failure, Result};
+use crate::metrics::Metrics;
 use crate::pipeline::hash::Algorithm;
 use crate::pipeline::sink::Target;
 use crate::pipeline::source::Source;
@@ -56,7 +57,9 @@ pub fn run(args: &Args) -> Result<()> {
         crate::pipeline::sink::check_target(path)?;
     }
     let signals = Signals::block()?;
+    let metrics = args.shared.metrics()?;
     let end = End::new("sender", &settings)?;
+    metrics.iter().for_each(|metrics| metrics.watch(&end.io));
     let opening = end.io.block_on(Source::open(&end, &path, args.sending.direct));
     let source = opening.doing("sender")??;
     let (to_main, listening) = channel();
@@ -64,7 +67,7 @@ pub fn run(args: &Args) -> Result<()> {
     let receiver = {
         let settings = Settings { shows_progress: false, ..settings };
         let target = target.clone();
-        let run = move || receive(&settings, &target, &to_main, &expected);
+        let run = move || receive(&settings, &target, metrics.as_deref(), &to_main, &expected);
         let builder = std::thread::Builder::new().name("receiver".to_owned());
         builder.spawn(run).doing("start the receiver's thread")?
     };
@@ -131,6 +134,7 @@ async fn send(
 fn receive(
     settings: &Settings,
     target: &Target,
+    metrics: Option<&Metrics>,
     to_main: &Sender<Listening>,
     expected: &Receiver<Address>,
 ) -> Result<Received> {
@@ -142,6 +146,7 @@ fn receive(
     });
     let (end, listener) = match listening {
         Ok((end, listener, address)) => {
+            metrics.iter().for_each(|metrics| metrics.watch(&end.io));
             let _ = to_main.send(Ok((address, end.io.handle())));
             (end, listener)
         }

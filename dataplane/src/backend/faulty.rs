@@ -24,8 +24,8 @@
 //! Belongs to the poll owner's thread, like what it wraps.
 
 use super::{
-    BUFFER, Backend, EVENTS_PER_TURN, Event, Fatal, Kind, MORE, NOTIFICATION, OpId, Provided,
-    RegisterError, Until,
+    BUFFER, Backend, Counts, EVENTS_PER_TURN, Event, Fatal, Kind, MORE, NOTIFICATION, OpId,
+    Provided, RegisterError, Until,
 };
 use crate::capability::Capabilities;
 use crate::engine::table::Table;
@@ -319,12 +319,8 @@ impl Backend for Faulty {
         self.is_holding() || self.inner.has_hidden_work()
     }
 
-    fn overflows(&self) -> u64 {
-        self.inner.overflows()
-    }
-
-    fn polled(&self) -> (u64, u64) {
-        self.inner.polled()
+    fn counts(&self) -> Counts {
+        self.inner.counts()
     }
 }
 

@@ -200,13 +200,27 @@ pub(crate) trait Backend {
         false
     }
 
-    /// Completion-queue overflows seen so far.
-    fn overflows(&self) -> u64;
+    /// What it counted so far.
+    fn counts(&self) -> Counts;
+}
 
-    /// Storage operations completed by polling, and those whose device could not be polled.
-    fn polled(&self) -> (u64, u64) {
-        (0, 0)
-    }
+/// What a backend counts about itself, since it was made.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Counts {
+    /// System calls that submit or wait.
+    pub(crate) enters: u64,
+    /// Times the kernel took nothing for now (EAGAIN, EBUSY).
+    pub(crate) busy: u64,
+    /// Entries that found the submission queue full and stood in line.
+    pub(crate) queued: u64,
+    /// Completion-queue overflows.
+    pub(crate) overflows: u64,
+    /// Times the bell of the inbox had been rung.
+    pub(crate) bells: u64,
+    /// Storage operations completed by polling their device.
+    pub(crate) polled: u64,
+    /// Storage operations whose device could not be polled.
+    pub(crate) unpolled: u64,
 }
 
 /// Why a registration was refused.

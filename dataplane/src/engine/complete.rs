@@ -12,7 +12,7 @@ use super::descriptors::Class;
 use super::slots::{NONE, Notify, State, Step};
 use super::{Engine, Fire, Outcome, Payload, Reason};
 use crate::backend::{BUFFER, COPIED, Event, Kind, MORE, NOTIFICATION, OpId};
-use crate::op::{Advance, Forms, Op, Shape, Stored};
+use crate::op::{Advance, Forms, Moves, Op, Shape, Stored};
 use crate::remote::cell::{Adopted, Cell};
 use crate::sys::calls;
 use std::os::fd::{FromRawFd, OwnedFd};
@@ -107,14 +107,26 @@ impl Engine {
             return self.park_dry(index);
         }
         if own && op.falls_back(event.result) {
+            self.counters.fell_back += 1;
+            self.trace.fell_back(op.name(), -event.result);
             if let Some(found) = op.desc().and_then(|desc| self.table.descriptors.find(desc)) {
                 found.policy.refused = true;
             }
             return self.launch(index);
         }
+        if event.result > 0 {
+            self.counters.bytes[op.moves() as usize] += event.result as u64;
+        }
         match op.advance(event.result, event.flags) {
             Advance::Done(result) => self.settle(index, result, event.flags),
-            Advance::Again if own => self.launch(index),
+            Advance::Again if own => {
+                // It goes on after a refusal: another way.
+                if event.result < 0 {
+                    self.counters.fell_back += 1;
+                    self.trace.fell_back(op.name(), -event.result);
+                }
+                self.launch(index);
+            }
             // It is asked to end while it wants more: what has moved is its result.
             Advance::Again => match op.advance(-libc::ECANCELED, 0) {
                 Advance::Done(result) => self.settle(index, result, event.flags),
@@ -269,6 +281,9 @@ impl Engine {
         let is_receive = matches!(self.table.slots.op(index), Some(Op::RecvMany(_)));
         let end_of_stream = is_receive && result == 0 && !self.is_datagram(index);
         if result >= 0 && !end_of_stream {
+            if is_receive {
+                self.counters.bytes[Moves::Received as usize] += result as u64;
+            }
             let payload = self.payload(index, result, event.flags);
             self.deliver(index, Outcome::new(result, Reason::Kernel, payload));
         }
@@ -302,6 +317,7 @@ impl Engine {
     /// A result of a multishot operation goes to its callback, its cell or its backlog.
     fn deliver(&mut self, index: u32, outcome: Outcome) {
         self.table.slots.delivered += 1;
+        self.counters.items += 1;
         let limit = self.options.undelivered;
         let (slot, body, _) = self.table.slots.parts(index);
         let id = OpId::new(index, slot.generation);

@@ -26,6 +26,7 @@ use deadlines::Deadlines;
 use descriptors::Class;
 use regions::Lease;
 use report::Counters;
+use report::trace::Trace;
 use std::collections::{HashMap, VecDeque};
 use std::os::fd::OwnedFd;
 use std::rc::Rc;
@@ -128,6 +129,7 @@ pub(crate) struct Engine {
     pub(crate) bound: u32,
     pub(crate) options: Options,
     pub(crate) counters: Counters,
+    pub(crate) trace: Trace,
     /// Why the backend is not io_uring although nobody asked for another.
     pub(crate) fallback: Option<String>,
     /// Completions were lost: nothing more can be trusted.

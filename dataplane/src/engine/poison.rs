@@ -24,6 +24,8 @@ impl Engine {
             self.give_up(id.index(), libc::EBADR, Reason::Kernel);
         }
         self.counters.leaked += live.len() as u64;
+        self.trace.poisoned(live.len());
+        self.keep_counts();
         self.table.groups.forget_parked();
         self.table.descriptors.forget_waiting();
         std::mem::forget(self.backend.take());

@@ -36,6 +36,7 @@ impl Engine {
         self.table.shared.take_helped(&mut helped);
         for (id, result) in helped.drain(..) {
             self.table.helped(id);
+            self.counters.helped_operations += 1;
             self.own_events.push_back(crate::backend::Event::of(id, result, 0));
         }
         self.counters.helped = helped;
@@ -76,6 +77,7 @@ impl Engine {
                 true => std::mem::forget(descriptor.surrender()),
             }
         }
+        self.keep_counts();
         let backend = self.backend.take();
         if leak {
             std::mem::forget(backend);
@@ -84,6 +86,7 @@ impl Engine {
             std::mem::forget(std::mem::take(&mut self.table.registry));
             self.counters.leaked += stuck.len() as u64;
             let operations = self.counters.leaked as u32;
+            self.trace.shut_down(self.counters.leaked);
             return (operations > 0).then_some(Leaked { operations });
         }
         let mut backend = backend?;
@@ -100,6 +103,7 @@ impl Engine {
             }
         }
         drop(backend);
+        self.trace.shut_down(0);
         None
     }
 

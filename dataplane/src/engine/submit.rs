@@ -120,13 +120,14 @@ impl Engine {
         let shape = op.shape();
         let fires_at = op.fires_at();
         let links = Links::of(&op);
+        let id = self.table.slots.id(index);
+        self.table.slots.spans.begin(id, op.name());
         let slot = self.table.slots.at(index);
         slot.begin(State::InFlight, shape, self.counters.turn_ns);
         // A free slot tells nobody.
         if !matches!(notify, Notify::Nobody) {
             slot.notify = std::mem::replace(notify, Notify::Nobody);
         }
-        let id = OpId::new(index, slot.generation);
         match (shape, &mut self.backend) {
             // An entry is all it needs: the slot keeps no copy.
             (Shape::Plain, Some(AnyBackend::Uring(uring))) => {
@@ -280,6 +281,7 @@ impl Engine {
         slot.state = State::Parked;
         let pool = self.table.slots.op(index).and_then(|op| op.pool());
         self.counters.pool_dry += 1;
+        self.trace.pool_dry(self.table.slots.op(index).map_or("", |op| op.name()));
         if let Some(group) = pool.and_then(|pool| self.table.groups.find(pool)) {
             group.parked.push_back(index);
         }

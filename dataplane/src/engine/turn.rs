@@ -133,6 +133,7 @@ impl Engine {
         self.table.shared.take_helped(&mut helped);
         for (id, result) in helped.drain(..) {
             self.table.helped(id);
+            self.counters.helped_operations += 1;
             self.own_events.push_back(Event::of(id, result, 0));
         }
         self.counters.helped = helped;

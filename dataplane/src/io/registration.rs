@@ -83,7 +83,11 @@ fn register(engine: &mut Engine, shared: &Arc<Shared>, region: &Region) -> Resul
     let pieces: Vec<(*mut u8, usize)> =
         region.chunks().map(|(at, bytes)| (at.as_ptr(), bytes)).collect();
     let Some(backend) = &mut engine.backend else { return Err(inbox::gone(NAME)) };
-    let first = backend.register_memory(&pieces).map_err(|error| refused(error, region))?;
+    let first = backend.register_memory(&pieces).map_err(|error| {
+        let error = refused(error, region);
+        engine.trace.refused(&error);
+        error
+    })?;
     let held = engine.table.registry.install(region.clone(), first, entries, shared);
     Ok(Registration { _held: held, entries })
 }

@@ -6,8 +6,8 @@
 #![allow(unsafe_code)]
 
 use super::{
-    Attempt, Context, Filled, Forms, HoldsBuffer, Interest, Lane, Operation, Sent, Shape, settle,
-    unit, variant,
+    Attempt, Context, Filled, Forms, HoldsBuffer, Interest, Lane, Moves, Operation, Sent, Shape,
+    settle, unit, variant,
 };
 use crate::engine::Outcome;
 use crate::engine::descriptors::{Class, DescId, Descriptor};
@@ -223,6 +223,10 @@ impl Forms for Read {
         self.offset != CURRENT && result >= 0 && (result as usize) < self.lease.len()
     }
 
+    fn moves(&self) -> Moves {
+        if self.path.is_zero_copy() { Moves::ReadDirect } else { Moves::Read }
+    }
+
     fn check(&self, descriptor: Option<&Descriptor>) -> Result<()> {
         if self.lease.is_empty() {
             let message = "the lease has no room (length 0); call `reset` on it first";
@@ -303,6 +307,10 @@ impl Forms for Write {
 
     fn links(&self) -> bool {
         true
+    }
+
+    fn moves(&self) -> Moves {
+        if self.path.is_zero_copy() { Moves::WrittenDirect } else { Moves::Written }
     }
 
     fn check(&self, descriptor: Option<&Descriptor>) -> Result<()> {

@@ -52,6 +52,32 @@ pub enum Attempt {
     Outside,
 }
 
+/// Which way a positive result counts: the bytes it moved, for the proactor's counters.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Moves {
+    /// It is no number of bytes.
+    Nothing = 0,
+    /// From a socket.
+    Received,
+    /// Into a socket.
+    Sent,
+    /// From a file, through the page cache.
+    Read,
+    /// From a file, past the page cache.
+    ReadDirect,
+    /// Into a file, through the page cache.
+    Written,
+    /// Into a file, past the page cache.
+    WrittenDirect,
+    /// From a file into a socket, inside the kernel.
+    Transferred,
+}
+
+impl Moves {
+    /// How many there are.
+    pub(crate) const COUNT: usize = Moves::Transferred as usize + 1;
+}
+
 /// A blocking call for a helper thread.
 pub type HelperJob = Box<dyn FnOnce() -> i32 + std::marker::Send>;
 
@@ -186,6 +212,11 @@ pub trait Forms {
 
     /// The system call.
     fn attempt(&mut self, cx: &mut Context<'_>) -> Attempt;
+
+    /// What the bytes of the next result count as; asked before [`advance`](Self::advance).
+    fn moves(&self) -> Moves {
+        Moves::Nothing
+    }
 
     /// One kernel result. `flags` are completion flags.
     fn advance(&mut self, result: i32, flags: u32) -> Advance {

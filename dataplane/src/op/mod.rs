@@ -21,7 +21,7 @@ mod transfer;
 pub use control::{Close, Shutdown};
 pub(crate) use file::CURRENT;
 pub use file::{Open, OpenOptions, Read, Sync, Write};
-pub use forms::{Advance, Attempt, Completer, Context, Forms, HelperJob, Lane, Shape};
+pub use forms::{Advance, Attempt, Completer, Context, Forms, HelperJob, Lane, Moves, Shape};
 pub use message::Message;
 pub(crate) use net::PoolArm;
 pub use net::{
@@ -137,6 +137,10 @@ impl Forms for Op {
 
     fn name(&self) -> &'static str {
         each!(self, op => op.name())
+    }
+
+    fn moves(&self) -> Moves {
+        each!(self, op => op.moves())
     }
 
     fn falls_back(&self, result: i32) -> bool {

@@ -4,7 +4,9 @@
 //! submission of its own, until the length or the end of the file is reached. Bytes that stand in
 //! the pipe when it is cancelled were read but not sent; `moved_bytes` counts what was sent.
 
-use super::{Advance, Attempt, Context, Forms, Interest, Lane, Operation, Sent, settle, variant};
+use super::{
+    Advance, Attempt, Context, Forms, Interest, Lane, Moves, Operation, Sent, settle, variant,
+};
 use crate::engine::Outcome;
 use crate::engine::descriptors::DescId;
 use crate::engine::path::{CopyReason, Mechanism, Path};
@@ -100,6 +102,10 @@ impl Forms for Transfer {
         let (from, to) = (cx.source.unwrap_or(-1), self.pipe.writer.as_raw_fd());
         let (offset, bytes) = (self.offset, self.chunk());
         Attempt::Helper(Box::new(move || calls::splice_in(from, offset, to, bytes)))
+    }
+
+    fn moves(&self) -> Moves {
+        if self.in_pipe > 0 { Moves::Transferred } else { Moves::Nothing }
     }
 
     fn advance(&mut self, result: i32, _: u32) -> Advance {

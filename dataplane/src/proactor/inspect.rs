@@ -2,10 +2,16 @@
 
 use super::Proactor;
 use crate::capability::Capabilities;
-use crate::engine::report::{InFlight, Stats};
+use crate::engine::report::Stats;
+use crate::engine::report::dump::InFlight;
 use crate::options::Backend;
 
 impl Proactor {
+    /// Its name, as [`Options::name`](crate::Options::name) gave it.
+    pub fn name(&self) -> String {
+        self.inner.shared.name.clone()
+    }
+
     /// Which backend runs.
     pub fn backend(&self) -> Backend {
         let engine = self.inner.engine.borrow();

@@ -21,6 +21,7 @@ pub(crate) mod rest;
 use crate::backend::{self, Fatal, OpId, Until};
 use crate::engine::deadlines::{Deadlines, coarse_ns, instant_to_ns, now_ns};
 use crate::engine::report::Counters;
+use crate::engine::report::trace::Trace;
 use crate::engine::sequence::Made;
 use crate::engine::shutdown::Leaked;
 use crate::engine::slots::most_slots;
@@ -356,6 +357,7 @@ impl Proactor {
         table.capabilities = backend.capabilities();
         let run_queue = RunQueue::new(shared.clone());
         let self_waker = Waker::from(LoopWaker::new(shared.clone(), false));
+        let trace = Trace::new(&options.name, backend.choice(), fallback.as_deref());
         let engine = Engine {
             table,
             backend: Some(backend),
@@ -368,6 +370,7 @@ impl Proactor {
             bound,
             options,
             counters: Counters { turn_ns: coarse_ns(), ..Counters::default() },
+            trace,
             fallback,
             poisoned: false,
             draining: false,
@@ -451,6 +454,8 @@ impl Proactor {
         let shared = &*inner.shared;
         // Borrowed over the whole turn, and released for every piece of user code.
         let mut engine = inner.engine.borrow_mut();
+        let span = engine.trace.span();
+        let _span = span.enter();
         let before = engine.table.slots.delivered;
         let mut woken = false;
         loop {
@@ -461,7 +466,7 @@ impl Proactor {
                 woken |= inner.run_user_code();
                 engine = inner.engine.borrow_mut();
             }
-            woken |= shared.take_wake() | shared.take_wake_here();
+            woken |= engine.take_wake();
             let tasks = inner.executor.ready.waiting();
             let idle = engine.table.slots.delivered == before && !woken && tasks == 0;
             let mut until = engine.until(if idle { wanted } else { Until::Now });
@@ -474,7 +479,7 @@ impl Proactor {
                 woken |= inner.run_user_code();
                 engine = inner.engine.borrow_mut();
             }
-            woken |= shared.take_wake() | shared.take_wake_here();
+            woken |= engine.take_wake();
             match waited {
                 Ok(()) => {}
                 Err(Fatal::Dropped) => {

@@ -8,6 +8,7 @@ use super::cell::{Adopted, Cell};
 use super::inbox::{self, Command, Shared};
 use crate::engine::Payload;
 use crate::engine::descriptors::{Class, DescId};
+use crate::engine::report::Stats;
 use crate::error::{Error, Failed, Result};
 use crate::io::request::Request;
 use crate::io::stream::RemoteStream;
@@ -76,6 +77,13 @@ impl Handle {
             error
         });
         Call { state, refused }
+    }
+
+    /// Counters and gauges, read on the poll thread by its next poll.
+    ///
+    /// Dropping the future loses nothing. It gives a ShutDown error when the proactor is gone.
+    pub fn stats(&self) -> Call<Stats> {
+        self.call(Proactor::stats)
     }
 
     /// A no-op through the ring.

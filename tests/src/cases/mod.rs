@@ -13,6 +13,7 @@ pub mod descriptor;
 pub mod file;
 pub mod io_source;
 pub mod memory;
+pub mod metrics;
 mod net;
 pub mod options;
 pub mod pool;
@@ -55,6 +56,7 @@ const LISTS: &[&[Case]] = &[
     file::CASES,
     io_source::CASES,
     memory::CASES,
+    metrics::CASES,
     options::CASES,
     pool::CASES,
     readiness::CASES,

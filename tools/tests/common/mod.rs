@@ -7,7 +7,7 @@ use sha2::Digest;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, ChildStdin, Command, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::mpsc::{Receiver, channel};
 use std::thread::JoinHandle;
@@ -57,15 +57,21 @@ impl Running {
         Running::of(command, b"")
     }
 
-    pub fn of(mut command: Command, input: &[u8]) -> Running {
-        command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
-        let mut child = command.spawn().unwrap();
-        let mut stdin = child.stdin.take().unwrap();
+    pub fn of(command: Command, input: &[u8]) -> Running {
+        let (running, mut stdin) = Running::fed(command);
         let input = input.to_vec();
         std::thread::spawn(move || {
             // A tool that does not read its input is no failure of the writer.
             let _ = stdin.write_all(&input);
         });
+        running
+    }
+
+    /// With its standard input left open.
+    pub fn fed(mut command: Command) -> (Running, ChildStdin) {
+        command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        let mut child = command.spawn().unwrap();
+        let stdin = child.stdin.take().unwrap();
         let mut stdout = child.stdout.take().unwrap();
         let out = std::thread::spawn(move || {
             let mut bytes = Vec::new();
@@ -81,7 +87,7 @@ impl Running {
                 }
             }
         });
-        Running { child, lines, seen: Vec::new(), out: Some(out) }
+        (Running { child, lines, seen: Vec::new(), out: Some(out) }, stdin)
     }
 
     pub fn id(&self) -> u32 {

@@ -60,7 +60,8 @@ use self::standing::Standing;
 use self::tables::{FileTable, MemoryTable};
 use self::token::Report;
 use super::{
-    Backend, EVENTS_PER_TURN, Event, Fatal, Kind, OpId, Provided, RegisterError, Until, tagged,
+    Backend, Counts, EVENTS_PER_TURN, Event, Fatal, Kind, OpId, Provided, RegisterError, Until,
+    tagged,
 };
 use crate::capability::Capabilities;
 use crate::engine::descriptors::DescId;
@@ -116,6 +117,9 @@ pub(crate) struct Ready {
     memory: MemoryTable,
     files: FileTable,
     busy_turns: u8,
+    /// Looks at the poller, each one system call or two.
+    looks: u64,
+    bells: u64,
     /// Somebody watches the descriptor of the set instead of waiting here.
     watched: Cell<bool>,
 }
@@ -147,6 +151,8 @@ impl Ready {
             memory: MemoryTable::new(),
             files: FileTable::new(options.descriptors),
             busy_turns: 0,
+            looks: 0,
+            bells: 0,
             watched: Cell::new(false),
         })
     }
@@ -226,7 +232,7 @@ impl Backend for Ready {
         self.poller.watchable()
     }
 
-    fn overflows(&self) -> u64 {
-        0
+    fn counts(&self) -> Counts {
+        Counts { enters: self.looks, bells: self.bells, ..Counts::default() }
     }
 }

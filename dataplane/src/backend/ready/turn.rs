@@ -74,6 +74,7 @@ impl Ready {
 
     fn look_around(&mut self, until: Until, table: &mut Table) -> Result<(), Fatal> {
         let mut reports = std::mem::take(&mut self.reports);
+        self.looks += 1;
         let outcome = self.poller.wait(until, &mut reports);
         for report in reports.drain(..) {
             self.serve(report, table);
@@ -87,6 +88,7 @@ impl Ready {
             Token::Bell => {
                 // A bell that cannot be read is gone with the proactor.
                 let _ = self.shared.bell.clear();
+                self.bells += 1;
             }
             Token::Timer | Token::Edges => {}
             Token::Watch(id) => {

@@ -27,9 +27,12 @@ pub(crate) mod tables;
 pub(crate) mod trial;
 mod trial_send;
 
-use super::{Backend, Event, Fatal, Kind, MORE, OpId, Provided, RegisterError, Until, tagged};
+use super::{
+    Backend, Counts, Event, Fatal, Kind, MORE, OpId, Provided, RegisterError, Until, tagged,
+};
 use crate::capability::{Capabilities, Capability};
 use crate::engine::deadlines::now_ns;
+use crate::engine::report::trace;
 use crate::engine::table::Table;
 use crate::op::{Forms, Interest, Lane, Op, Shape};
 use crate::options::{Backend as Choice, MAX_OPERATIONS, Options};
@@ -75,7 +78,8 @@ pub(crate) struct Uring {
     batch: Vec<Event>,
     /// The ring for polled storage, if one was asked for and could be made.
     storage: Option<storage::Storage>,
-    overflows: u64,
+    /// Those it counts itself; the ring counts enters.
+    counts: Counts,
     in_overflow: bool,
 }
 
@@ -110,7 +114,7 @@ impl Uring {
             own: Vec::new(),
             batch: Vec::with_capacity(super::EVENTS_PER_TURN),
             storage: options.iopoll.then(storage::Storage::new).transpose()?,
-            overflows: 0,
+            counts: Counts::default(),
             in_overflow: false,
         })
     }
@@ -121,8 +125,14 @@ impl Uring {
         // SAFETY: what the entry points to is kept by its slot (or is the backend's own and
         // static) until its last event.
         if !self.backlog.is_empty() || !unsafe { self.ring.push(&entry) } {
-            self.backlog.push_back(entry);
+            self.stand_in_line(entry);
         }
+    }
+
+    #[cold]
+    fn stand_in_line(&mut self, entry: Entry) {
+        self.backlog.push_back(entry);
+        self.counts.queued += 1;
     }
 
     /// Stages an operation that refers to nothing in the table.
@@ -238,7 +248,8 @@ impl Uring {
         let want = if self.backlog.is_empty() { want } else { 0 };
         match self.ring.enter(want, timeout) {
             Ok(entered) if entered.end == End::CompletionsLost => Err(Fatal::Dropped),
-            Ok(_) => {
+            Ok(entered) => {
+                self.counts.busy += u64::from(entered.end == End::Busy);
                 if !self.backlog.is_empty() {
                     self.move_up();
                 }
@@ -265,7 +276,10 @@ impl Uring {
     #[cold]
     fn note_overflow(&mut self) {
         self.in_overflow = !self.in_overflow;
-        self.overflows += u64::from(self.in_overflow);
+        self.counts.overflows += u64::from(self.in_overflow);
+        if self.in_overflow {
+            trace::overflow(self.counts.overflows);
+        }
     }
 
     /// Takes the events that are the backend's own business out of the batch.
@@ -290,6 +304,7 @@ impl Uring {
         if value & WAKE != 0 {
             // A bell that cannot be read is no longer ours; the next arm tells.
             let _ = self.shared.bell.clear();
+            self.counts.bells += 1;
             self.wake_armed = event.flags & MORE != 0;
         } else if value & REARM != 0 {
             self.rearmed(value, event.result, table, out);
@@ -506,11 +521,8 @@ impl Backend for Uring {
         !self.own.is_empty() || !self.backlog.is_empty() || self.storage_is_busy()
     }
 
-    fn overflows(&self) -> u64 {
-        self.overflows
-    }
-
-    fn polled(&self) -> (u64, u64) {
-        self.storage.as_ref().map_or((0, 0), |storage| (storage.polled, storage.sent_back))
+    fn counts(&self) -> Counts {
+        let (polled, unpolled) = self.storage.as_ref().map_or((0, 0), storage::Storage::counts);
+        Counts { enters: self.ring.enters(), polled, unpolled, ..self.counts }
     }
 }

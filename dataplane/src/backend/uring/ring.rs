@@ -322,7 +322,6 @@ impl Ring {
     }
 
     /// System calls made by [`Ring::enter`] so far.
-    #[cfg(test)]
     pub(crate) fn enters(&self) -> u64 {
         self.enters
     }

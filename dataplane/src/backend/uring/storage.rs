@@ -27,9 +27,8 @@ pub(crate) struct Storage {
     ring: Ring,
     flying: Vec<OpId>,
     refused: bool,
-    /// Operations that completed here, and those that had to go to the first ring.
-    pub(crate) polled: u64,
-    pub(crate) sent_back: u64,
+    polled: u64,
+    sent_back: u64,
 }
 
 impl Storage {
@@ -38,6 +37,11 @@ impl Storage {
             Setup { sq_entries: ENTRIES, cq_entries: 2 * ENTRIES, sqpoll: None, iopoll: true };
         let ring = Ring::new(&setup)?;
         Ok(Storage { ring, flying: Vec::new(), refused: false, polled: 0, sent_back: 0 })
+    }
+
+    /// Operations that completed here, and those that had to go to the first ring.
+    pub(crate) fn counts(&self) -> (u64, u64) {
+        (self.polled, self.sent_back)
     }
 
     /// The entry of an operation that belongs here; None: the first ring takes it.

@@ -27,6 +27,7 @@
 use super::scratch::Scratch;
 use super::{Outcome, Payload, Reason};
 use crate::backend::OpId;
+use crate::engine::report::trace::OpSpans;
 use crate::op::{Op, Shape};
 use crate::remote::cell::Cell;
 use std::cell::UnsafeCell;
@@ -217,6 +218,7 @@ pub(crate) struct Slots {
     pub(crate) in_flight: u32,
     /// Results delivered so far: ends of operations and items of multishot ones.
     pub(crate) delivered: u64,
+    pub(crate) spans: OpSpans,
 }
 
 /// Slots a proactor of `bound` operations may have: room for results that wait.
@@ -236,6 +238,7 @@ impl Slots {
             free: NONE,
             in_flight: 0,
             delivered: 0,
+            spans: OpSpans::default(),
         }
     }
 
@@ -332,7 +335,9 @@ impl Slots {
             slot.generation = 1;
         }
         slot.next = free;
+        let result = slot.result;
         self.free = index;
+        self.spans.end(index, result);
     }
 
     #[inline]

@@ -7,7 +7,7 @@ use crate::engine::scratch;
 use crate::error::{Error, ErrorKind, Failed, Result};
 use crate::io::{Address, Port};
 use crate::op::{
-    Attempt, Context, Filled, Forms, HoldsBuffer, Interest, Operation, settle, variant,
+    Attempt, Context, Filled, Forms, HoldsBuffer, Interest, Moves, Operation, settle, variant,
 };
 use crate::sys::calls;
 use io_uring::{opcode, squeue::Entry};
@@ -38,6 +38,10 @@ impl Forms for SendTo {
 
     fn links(&self) -> bool {
         true
+    }
+
+    fn moves(&self) -> Moves {
+        Moves::Sent
     }
 
     fn desc(&self) -> Option<DescId> {
@@ -85,6 +89,10 @@ impl RecvFrom {
 
 impl Forms for RecvFrom {
     const NAME: &'static str = "receive from";
+
+    fn moves(&self) -> Moves {
+        Moves::Received
+    }
 
     fn desc(&self) -> Option<DescId> {
         Some(self.socket)

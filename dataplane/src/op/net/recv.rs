@@ -8,8 +8,8 @@ use crate::engine::{Outcome, Payload};
 use crate::error::{Error, ErrorKind, Failed, Result};
 use crate::io::Port;
 use crate::op::{
-    Advance, Attempt, Context, Forms, HoldsBuffer, Interest, Lane, Multishot, Operation, Shape,
-    settle, variant,
+    Advance, Attempt, Context, Forms, HoldsBuffer, Interest, Lane, Moves, Multishot, Operation,
+    Shape, settle, variant,
 };
 use crate::sys::calls;
 use io_uring::{opcode, squeue::Entry};
@@ -107,6 +107,10 @@ fn check_lease(name: &'static str, lease: &Lease) -> Result<()> {
 impl Forms for Recv {
     const NAME: &'static str = "recv";
 
+    fn moves(&self) -> Moves {
+        Moves::Received
+    }
+
     fn desc(&self) -> Option<DescId> {
         Some(self.socket)
     }
@@ -197,6 +201,10 @@ impl RecvVectored {
 
 impl Forms for RecvVectored {
     const NAME: &'static str = "recv";
+
+    fn moves(&self) -> Moves {
+        Moves::Received
+    }
 
     fn desc(&self) -> Option<DescId> {
         Some(self.socket)
@@ -348,6 +356,10 @@ macro_rules! pool_forms {
     ($name:ident, $many:expr) => {
         impl Forms for $name {
             const NAME: &'static str = "recv";
+
+            fn moves(&self) -> Moves {
+                Moves::Received
+            }
 
             fn desc(&self) -> Option<DescId> {
                 Some(self.arm.socket)

@@ -14,7 +14,8 @@ use crate::engine::scratch;
 use crate::error::{Error, ErrorKind, Failed, Result};
 use crate::io::Port;
 use crate::op::{
-    Advance, Attempt, Context, Forms, HoldsBuffer, Interest, Lane, Operation, settle, variant,
+    Advance, Attempt, Context, Forms, HoldsBuffer, Interest, Lane, Moves, Operation, settle,
+    variant,
 };
 use crate::sys::calls;
 use io_uring::{opcode, squeue::Entry};
@@ -195,6 +196,10 @@ impl Send {
 impl Forms for Send {
     const NAME: &'static str = "send";
 
+    fn moves(&self) -> Moves {
+        Moves::Sent
+    }
+
     fn desc(&self) -> Option<DescId> {
         Some(self.socket)
     }
@@ -321,6 +326,10 @@ impl SendVectored {
 
 impl Forms for SendVectored {
     const NAME: &'static str = "send";
+
+    fn moves(&self) -> Moves {
+        Moves::Sent
+    }
 
     fn desc(&self) -> Option<DescId> {
         Some(self.socket)
