@@ -12,6 +12,7 @@ pub mod datagram;
 pub mod descriptor;
 pub mod file;
 pub mod memory;
+pub mod message;
 mod net;
 pub mod options;
 pub mod pool;
@@ -46,6 +47,7 @@ const LISTS: &[&[Case]] = &[
     descriptor::CASES,
     file::CASES,
     memory::CASES,
+    message::CASES,
     options::CASES,
     pool::CASES,
     readiness::CASES,
