@@ -42,6 +42,8 @@ mod remote;
 pub(crate) use proactor::options;
 pub(crate) use remote::sync;
 #[cfg(not(loom))]
+mod run;
+#[cfg(not(loom))]
 mod sys;
 
 #[cfg(not(loom))]
@@ -80,6 +82,7 @@ mod public {
     pub use crate::proactor::{Proactor, Wait};
     pub use crate::remote::handle::{Call, Handle};
     pub use crate::remote::message::MessageError;
+    pub use crate::run::submitter::{Submit, Submitter};
     pub use crate::sys::diagnose;
     pub use crate::sys::sockets::{Kind as SocketKind, SocketOptions};
     pub use fence;

@@ -69,23 +69,44 @@ impl Drop for Handoff {
     }
 }
 
-struct Unpark(Thread);
+/// Looks for a wake before parking, as the channels do before they sleep: with a pause after each,
+/// then with a yield.
+const LOOKS: (u32, u32) = (64, 16);
+
+struct Unpark {
+    woken: AtomicBool,
+    thread: Thread,
+}
 
 impl Wake for Unpark {
     fn wake(self: Arc<Self>) {
-        self.0.unpark();
+        self.woken.store(true, Ordering::Release);
+        self.thread.unpark();
     }
 }
 
-/// The smallest executor there is: parks this thread until the future is ready.
+/// The smallest executor there is: looks for a while, then parks, until the future is ready.
 fn parked<F: Future>(future: F) -> F::Output {
     let mut future = pin!(future);
-    let waker = Waker::from(Arc::new(Unpark(std::thread::current())));
+    let thread = std::thread::current();
+    let unpark = Arc::new(Unpark { woken: AtomicBool::new(false), thread });
+    let waker = Waker::from(unpark.clone());
     let mut cx = Context::from_waker(&waker);
     loop {
-        match future.as_mut().poll(&mut cx) {
-            Poll::Ready(value) => return value,
-            Poll::Pending => std::thread::park(),
+        if let Poll::Ready(value) = future.as_mut().poll(&mut cx) {
+            return value;
+        }
+        for look in 0..LOOKS.0 + LOOKS.1 {
+            if unpark.woken.load(Ordering::Relaxed) {
+                break;
+            }
+            match look < LOOKS.0 {
+                true => std::hint::spin_loop(),
+                false => std::thread::yield_now(),
+            }
+        }
+        while !unpark.woken.swap(false, Ordering::Acquire) {
+            std::thread::park();
         }
     }
 }

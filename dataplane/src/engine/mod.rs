@@ -19,6 +19,7 @@ use crate::options::Options;
 use crate::remote::cell::Adopted;
 use crate::remote::inbox::ForeignCall;
 use crate::remote::message::Messages;
+use crate::remote::patience::Patience;
 use deadlines::Deadlines;
 use descriptors::Class;
 use regions::Lease;
@@ -126,6 +127,7 @@ pub(crate) struct Engine {
     pub(crate) swept: u64,
     pub(crate) commands_left: bool,
     pub(crate) messages: Messages,
+    pub(crate) patience: Patience,
     /// Wakes this proactor's loop; given to whatever the engine itself waits for.
     pub(crate) self_waker: Waker,
 }

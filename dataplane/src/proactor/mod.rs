@@ -32,6 +32,7 @@ use crate::options::{Backend, Options};
 use crate::remote::handle::Handle;
 use crate::remote::inbox::{self, Left, Shared};
 use crate::remote::message::Messages;
+use crate::remote::patience::Patience;
 use crate::sys::fork::Origin;
 use crate::sys::helpers::Helpers;
 use loop_waker::LoopWaker;
@@ -337,6 +338,7 @@ impl Proactor {
             swept: u64::MAX,
             commands_left: false,
             messages: Messages::default(),
+            patience: Patience::new(),
             self_waker,
         };
         let inner = Rc::new(Inner {
@@ -418,7 +420,7 @@ impl Proactor {
             woken |= shared.take_wake() | shared.take_wake_here();
             let idle = engine.table.slots.delivered == before && !woken;
             let mut until = engine.until(if idle { wanted } else { Until::Now });
-            if until != Until::Now && !shared.arm(seen) {
+            if until != Until::Now && (engine.looks(shared, seen, until) || !shared.arm(seen)) {
                 until = Until::Now;
             }
             let waited = engine.wait(until);

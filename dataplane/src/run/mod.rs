@@ -1,1 +1,3 @@
 //! Ways to run a proactor.
+
+pub(crate) mod submitter;
