@@ -31,6 +31,11 @@ fn noop() {
 }
 
 #[test]
+fn handoff() {
+    ask("handoff");
+}
+
+#[test]
 fn echo() {
     ask("echo");
 }

@@ -17,6 +17,9 @@ const NOOP: f64 = 0.9;
 /// Ratio demanded of what moves files.
 const FILES: f64 = 0.95;
 
+/// Ratio demanded of handing no-ops to another thread, beside channels that do nothing between.
+const HANDOFF: f64 = 0.3;
+
 /// Buffers a receive may fill: count, and bytes of each.
 const POOL: (usize, usize) = (64, 64 << 10);
 
@@ -109,6 +112,7 @@ pub fn all() -> Vec<Question> {
     for depth in [1, 32, 256] {
         questions.extend(Told::ALL.map(|told| noop(depth, told)));
     }
+    questions.push(handoff(64));
     questions.extend([("64B", 64), ("4KiB", 4 << 10)].map(|(size, bytes)| echo(size, bytes)));
     questions.push(receive());
     questions
@@ -132,6 +136,14 @@ fn noop(depth: u32, told: Told) -> Question {
         (1 | 256, Told::TryTake) => question.demand(NOOP),
         _ => question,
     }
+}
+
+fn handoff(depth: u64) -> Question {
+    Question::new(format!("handoff/depth-{depth}"), Unit::Operation, 5, move |_| {
+        let ours = ours::handoff::Handoff::new(depth as usize)?;
+        pair(ours, limit::handoff::Handoff::new(depth)?, vec![])
+    })
+    .demand(HANDOFF)
 }
 
 fn echo(size: &str, bytes: usize) -> Question {

@@ -99,6 +99,7 @@ mod public {
     pub use crate::run::context::{Context, ContextHandle, Join, LocalJoin, WorkGuard};
     pub use crate::run::host::{Hosted, Turn};
     pub use crate::run::pool::{Place, Placement, ProactorPool};
+    pub use crate::run::submitter::{Submit, Submitter};
     pub use crate::run::task::Task;
     pub use crate::run::thread::ProactorThread;
     pub use crate::sys::diagnose;

@@ -7,11 +7,14 @@
 //! index, know at every completion what it was for, and check its result: less would not be the
 //! same work. They do nothing else: no timeouts, no cancelling, no other threads, no fallback.
 //!
+//! Of handing work from thread to thread the limit is a pair of channels, with no ring in it.
+//!
 //! Memory is a slab's in both, so that both lie on pages of the same size.
 //!
 //! Unsafe code: entries point into memory and rings that these loops keep.
 
 pub mod echo;
+pub mod handoff;
 pub mod memory;
 pub mod noop;
 pub mod read;

@@ -21,6 +21,7 @@ use crate::options::Options;
 use crate::remote::cell::Adopted;
 use crate::remote::inbox::ForeignCall;
 use crate::remote::message::Messages;
+use crate::remote::patience::Patience;
 use crate::run::ready::Ready as RunQueue;
 use deadlines::Deadlines;
 use descriptors::Class;
@@ -143,6 +144,7 @@ pub(crate) struct Engine {
     /// Operations that may still be attempted at once instead of going to the backend; more than
     /// none only while a context runs a handler.
     pub(crate) inline: u32,
+    pub(crate) patience: Patience,
     /// Wakes this proactor's loop; given to whatever the engine itself waits for.
     pub(crate) self_waker: Waker,
     /// The tasks in line; those woken on other threads are put there by the sweep.

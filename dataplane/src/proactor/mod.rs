@@ -35,6 +35,7 @@ use crate::options::{Backend, Options};
 use crate::remote::handle::Handle;
 use crate::remote::inbox::{self, Left, Shared};
 use crate::remote::message::Messages;
+use crate::remote::patience::Patience;
 use crate::run::executor::Executor;
 use crate::run::ready::Ready as RunQueue;
 use crate::sys::fork::Origin;
@@ -378,6 +379,7 @@ impl Proactor {
             commands_left: false,
             messages: Messages::default(),
             inline: 0,
+            patience: Patience::new(),
             self_waker,
             run_queue: run_queue.clone(),
             resting: false,
@@ -470,7 +472,7 @@ impl Proactor {
             let tasks = inner.executor.ready.waiting();
             let idle = engine.table.slots.delivered == before && !woken && tasks == 0;
             let mut until = engine.until(if idle { wanted } else { Until::Now });
-            if until != Until::Now && !shared.arm(seen) {
+            if until != Until::Now && (engine.looks(shared, seen, until) || !shared.arm(seen)) {
                 until = Until::Now;
             }
             let waited = engine.wait(until);

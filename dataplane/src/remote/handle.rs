@@ -5,7 +5,7 @@
 //! alive: once that is gone, everything gives a ShutDown error.
 
 use super::cell::{Adopted, Cell};
-use super::inbox::{self, Command, Shared};
+use super::inbox::{self, Command, Refused, Shared};
 use crate::engine::Payload;
 use crate::engine::descriptors::{Class, DescId};
 use crate::engine::report::Stats;
@@ -104,12 +104,19 @@ impl Handle {
     ) -> Result<Arc<Cell>, Failed<O>> {
         let cell = Arc::new(Cell::default());
         let command = Command::Submit { op: op.into(), deadline_ns, cell: cell.clone(), last };
-        let Err(refused) = self.shared.send(command) else { return Ok(cell) };
+        match self.shared.send(command) {
+            Ok(()) => Ok(cell),
+            Err(refused) => Err(self.refused(refused)),
+        }
+    }
+
+    /// The operation of a command that was not taken, and why.
+    pub(crate) fn refused<O: Operation>(&self, refused: Refused) -> Failed<O> {
         let (command, error) = refused.into_parts("submit", self.shared.capacity());
         let error = if self.shared.origin.is_here() { error } else { inbox::forked("submit") };
         match command {
-            Command::Submit { op, .. } => Err(Failed::new(error, O::from_op(op))),
-            Command::Call(_) => Err(Failed::lost(error)),
+            Command::Submit { op, .. } => Failed::new(error, O::from_op(op)),
+            Command::Call(_) => Failed::lost(error),
         }
     }
 

@@ -9,6 +9,7 @@
 //! its waiters are told. What another thread was about to queue just then comes back to it.
 
 use super::cell::{Adopted, Cell};
+use super::line::Line;
 use super::message::MessageError;
 use super::queue::{Consumer, NotPushed, Queue};
 use super::waker::{Bell, WakeWord};
@@ -21,6 +22,7 @@ use regions::IndexSet;
 use std::io;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::task::Waker;
 
 /// Code of a foreign thread's, to be run on the poll thread; without a proactor when that is gone.
 pub(crate) type ForeignCall = Box<dyn FnOnce(Option<&Proactor>) + Send>;
@@ -92,6 +94,8 @@ pub(crate) enum Left {
 pub(crate) struct Shared {
     queue: Queue<Command>,
     pub(crate) messages: Queue<u64>,
+    /// Who waits for room in the queue of commands.
+    pub(crate) line: Line,
     word: WakeWord,
     pub(crate) bell: Bell,
     pub(crate) returns: Returns,
@@ -120,6 +124,7 @@ impl Shared {
         Ok(Shared {
             queue: Queue::new(commands),
             messages: Queue::new(messages),
+            line: Line::default(),
             word: WakeWord::new(),
             bell: Bell::new()?,
             returns: Returns {
@@ -277,6 +282,16 @@ impl Shared {
         woken
     }
 
+    /// The front of those who wait for room, if there is room.
+    pub(crate) fn next_in_line(&self) -> Option<Waker> {
+        (self.line.is_occupied() && !self.queue.is_full()).then(|| self.line.front()).flatten()
+    }
+
+    /// Whether nothing is queued.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.queue.is_empty()
+    }
+
     /// What is queued, to be taken in order; None inside of that.
     pub(crate) fn commands(&self) -> Option<Consumer<'_, Command>> {
         self.queue.consumer()
@@ -294,6 +309,9 @@ impl Shared {
         self.closed.store(true, Ordering::SeqCst);
         self.messages.close();
         self.queue.close();
+        while let Some(waker) = self.line.any() {
+            waker.wake();
+        }
         loop {
             // Taken one by one: what is told and dropped here is the user's.
             let next = self.commands().and_then(|mut commands| commands.pop());

@@ -213,7 +213,10 @@ impl Engine {
         let Some(mut queued) = self.table.shared.messages.consumer() else { return };
         for _ in 0..PER_TURN {
             match queued.pop() {
-                Some(payload) => self.fire.push_back(Fire::Message(payload)),
+                Some(payload) => {
+                    self.patience.brought();
+                    self.fire.push_back(Fire::Message(payload));
+                }
                 None => {
                     self.messages.left = false;
                     return;

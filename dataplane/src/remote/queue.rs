@@ -199,6 +199,20 @@ impl<T> Queue<T> {
         }
     }
 
+    /// Whether a push would find no room just now.
+    #[cfg(not(loom))]
+    pub(crate) fn is_full(&self) -> bool {
+        let tail = self.tail.0.load(Ordering::Relaxed) & !CLOSED;
+        self.slot(tail).sequence.load(Ordering::Relaxed) < tail
+    }
+
+    /// Whether everything that was claimed has been taken.
+    #[cfg(not(loom))]
+    pub(crate) fn is_empty(&self) -> bool {
+        let head = self.head.0.load(Ordering::Relaxed);
+        self.tail.0.load(Ordering::Relaxed) & !CLOSED == head
+    }
+
     /// The right to take values. None: somebody has it.
     pub(crate) fn consumer(&self) -> Option<Consumer<'_, T>> {
         // Acquire: `head` and the cells are as the consumer before left them.

@@ -215,7 +215,9 @@ impl Executor {
                 None => break,
                 Some(LOST_PANIC) => {
                     let lost = self.table.borrow_mut().lost.pop_front();
-                    lost.into_iter().for_each(|panic| resume_unwind(panic));
+                    if let Some(panic) = lost {
+                        resume_unwind(panic);
+                    }
                 }
                 Some(index) => ran |= self.run_one(index),
             }
@@ -378,7 +380,9 @@ impl Executor {
             }
         }
         let lost = self.table.borrow_mut().lost.pop_front();
-        lost.into_iter().for_each(|panic| resume_unwind(panic));
+        if let Some(panic) = lost {
+            resume_unwind(panic);
+        }
     }
 
     /// In a forked child: nothing is dropped.

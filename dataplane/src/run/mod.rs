@@ -6,6 +6,7 @@ pub(crate) mod executor;
 pub(crate) mod host;
 pub(crate) mod pool;
 pub(crate) mod ready;
+pub(crate) mod submitter;
 pub(crate) mod task;
 pub(crate) mod thread;
 mod topology;

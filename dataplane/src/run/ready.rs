@@ -146,7 +146,7 @@ mod tests {
     use std::os::fd::AsFd;
 
     fn ready() -> Rc<Ready> {
-        let shared = Shared::new("test", 4, 4, 4).expect("an eventfd");
+        let shared = Shared::new("test", (4, 4), 4, 4).expect("an eventfd");
         Ready::new(Arc::new(shared))
     }
 

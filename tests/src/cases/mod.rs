@@ -13,6 +13,7 @@ pub mod descriptor;
 pub mod file;
 pub mod io_source;
 pub mod memory;
+pub mod message;
 pub mod metrics;
 mod net;
 pub mod options;
@@ -57,6 +58,7 @@ const LISTS: &[&[Case]] = &[
     io_source::CASES,
     memory::CASES,
     metrics::CASES,
+    message::CASES,
     options::CASES,
     pool::CASES,
     readiness::CASES,

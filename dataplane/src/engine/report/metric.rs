@@ -265,10 +265,15 @@ mod tests {
             releasing: 31,
             helper_threads: 32,
             helped: 33,
+            messages: 34,
+            unhandled_messages: 35,
+            inline: 36,
+            linked_steps: 37,
+            tasks: 38,
         };
         let mut read: Vec<u64> =
             Stats::METRICS.iter().map(|metric| (metric.read)(&stats)).collect();
         read.sort_unstable();
-        assert_eq!(read, (0..=33).collect::<Vec<u64>>());
+        assert_eq!(read, (0..=38).collect::<Vec<u64>>());
     }
 }

@@ -162,7 +162,7 @@ mod tests {
     use regions::Slab;
 
     fn shared() -> Arc<Shared> {
-        Arc::new(Shared::new("", 1, 1, 1).expect("an eventfd"))
+        Arc::new(Shared::new("", (1, 1), 1, 1).expect("an eventfd"))
     }
 
     #[test]
