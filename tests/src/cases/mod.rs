@@ -1,6 +1,7 @@
 //! The cases, one file for each noun.
 
 pub mod accept;
+pub mod adapters;
 pub mod adopt;
 pub mod batch;
 pub mod callbacks;
@@ -11,6 +12,7 @@ pub mod core;
 pub mod datagram;
 pub mod descriptor;
 pub mod file;
+pub mod hosted;
 pub mod memory;
 mod net;
 pub mod options;
@@ -37,6 +39,7 @@ use crate::Case;
 /// Every list of cases.
 const LISTS: &[&[Case]] = &[
     accept::CASES,
+    adapters::CASES,
     adopt::CASES,
     batch::CASES,
     callbacks::CASES,
@@ -47,6 +50,7 @@ const LISTS: &[&[Case]] = &[
     datagram::CASES,
     descriptor::CASES,
     file::CASES,
+    hosted::CASES,
     memory::CASES,
     options::CASES,
     pool::CASES,
