@@ -272,6 +272,8 @@ impl Inner {
             }
         };
         guarded(&|| self.shared.close());
+        // A host that sleeps in the loop's place must see the end.
+        self.shared.rouse();
         guarded(&|| self.executor.close());
         let timeout = self.engine.borrow().options.shutdown;
         let deadline_ns = now_ns().saturating_add(timeout.as_nanos() as u64);

@@ -73,7 +73,7 @@ pub enum Turn {
 /// A proactor that a host runtime drives; see the head of this module.
 pub struct Hosted {
     io: Proactor,
-    /// The backend's descriptor and the timer, in one that the host watches.
+    /// The backend's descriptor, the bell and the timer, in one that the host watches.
     set: Epoll,
     timer: TimerFd,
     /// What the timer was last set to, in ns of CLOCK_MONOTONIC.
@@ -111,6 +111,8 @@ impl Hosted {
         let passing = calls::dup(backend).map_err(|error| Error::from_io(NAME, &error))?;
         set.add(&passing, readable()).map_err(system)?;
         set.add(&timer, readable()).map_err(system)?;
+        // The backend watches it too; here it also tells of the proactor's end.
+        set.add(&io.inner().shared.bell, readable()).map_err(system)?;
         Ok(Hosted { io: io.clone(), set, timer, alarm_ns: Cell::new(None) })
     }
 

@@ -1,6 +1,7 @@
 //! The cases, one file for each noun.
 
 pub mod accept;
+pub mod adapters;
 pub mod adopt;
 pub mod batch;
 pub mod callbacks;
@@ -11,6 +12,7 @@ pub mod core;
 pub mod datagram;
 pub mod descriptor;
 pub mod file;
+pub mod hosted;
 pub mod io_source;
 pub mod memory;
 pub mod message;
@@ -45,6 +47,7 @@ use crate::Case;
 /// Every list of cases.
 const LISTS: &[&[Case]] = &[
     accept::CASES,
+    adapters::CASES,
     adopt::CASES,
     batch::CASES,
     callbacks::CASES,
@@ -55,10 +58,11 @@ const LISTS: &[&[Case]] = &[
     datagram::CASES,
     descriptor::CASES,
     file::CASES,
+    hosted::CASES,
     io_source::CASES,
     memory::CASES,
-    metrics::CASES,
     message::CASES,
+    metrics::CASES,
     options::CASES,
     pool::CASES,
     readiness::CASES,

@@ -283,8 +283,8 @@ fn a_panic_is_joined(cx: &Cx<'_>) -> Result<(), Skip> {
 
 /// Polls until a panic leaves a poll; what it said.
 fn panic_of_poll(cx: &Cx<'_>) -> String {
-    for _ in 0..100 {
-        let poll = || cx.io.poll(Instant::now() + Duration::from_millis(1));
+    for _ in 0..10 {
+        let poll = || cx.io.poll(Wait::Now);
         if let Err(panic) = catch_unwind(AssertUnwindSafe(poll)) {
             return words(panic);
         }

@@ -160,10 +160,10 @@ fn woken_by_another_thread(cx: &Cx<'_>) -> Result<(), Skip> {
 
 /// A sum that other threads add to, one wake for each number.
 #[derive(Default)]
-struct Sum(Mutex<(u32, u32, Option<Waker>)>);
+pub(super) struct Sum(Mutex<(u32, u32, Option<Waker>)>);
 
 impl Sum {
-    fn add(&self, number: u32) {
+    pub(super) fn add(&self, number: u32) {
         let mut state = self.0.lock().expect("nobody panics with it");
         state.0 += number;
         state.1 += 1;
@@ -175,7 +175,7 @@ impl Sum {
     }
 
     /// The sum once `count` numbers have come.
-    async fn of(self: Arc<Self>, count: u32) -> u32 {
+    pub(super) async fn of(self: Arc<Self>, count: u32) -> u32 {
         poll_fn(|cx| {
             let mut state = self.0.lock().expect("nobody panics with it");
             if state.1 == count {
