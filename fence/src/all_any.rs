@@ -194,7 +194,7 @@ impl Group {
 ///
 /// Here and now if that is so already, and for an empty list. Otherwise gives the group, whose
 /// [`cancel`](Group::cancel) takes the callback back.
-pub(crate) fn on_all<F>(list: &[(&Semaphore, u64)], callback: F) -> Option<Arc<Group>>
+pub(crate) fn on_all<F>(list: &[(&Semaphore, u64)], callback: F) -> Option<Weak<Group>>
 where
     F: FnOnce(Result<(), WaitManyError>) + Send + 'static,
 {
@@ -215,7 +215,7 @@ where
         _ => {
             // From here on the entries are the callback's to take back.
             many.entries.clear();
-            Some(Arc::clone(&many.group))
+            Some(Arc::downgrade(&many.group))
         }
     }
 }

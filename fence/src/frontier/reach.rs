@@ -9,7 +9,7 @@
 use std::fmt;
 use std::future::Future;
 use std::pin::Pin;
-use std::sync::Arc;
+use std::sync::Weak;
 use std::task::{Context, Poll};
 
 use super::{Frontier, FrontierError, Tracker};
@@ -55,10 +55,12 @@ impl fmt::Debug for Reach {
 /// A callback made by [`Tracker::on_reach`].
 ///
 /// Dropping this detaches the callback, which stays registered; only
-/// [`cancel`](ReachCallback::cancel) takes it back. The handle keeps no semaphore alive.
+/// [`cancel`](ReachCallback::cancel) takes it back. The handle keeps the semaphores alive.
 pub struct ReachCallback {
-    /// `None` if it was called at once.
-    group: Option<Arc<Group>>,
+    /// So that the group lives until it is decided, and `cancel` can be certain.
+    _semaphores: Vec<Semaphore>,
+    /// Owned by its entries in the semaphores. `None` if the callback was called at once.
+    group: Option<Weak<Group>>,
 }
 
 impl ReachCallback {
@@ -70,7 +72,7 @@ impl ReachCallback {
             Ok(semaphores) => semaphores,
             Err(unknown) => {
                 callback(Err(unknown));
-                return ReachCallback { group: None };
+                return ReachCallback { _semaphores: Vec::new(), group: None };
             }
         };
         let table = tracker.downgrade();
@@ -81,22 +83,23 @@ impl ReachCallback {
                 None => wanted,
             }));
         };
-        ReachCallback { group: on_all(&pairs(&semaphores, &target), told) }
+        let group = on_all(&pairs(&semaphores, &target), told);
+        ReachCallback { _semaphores: semaphores, group }
     }
 
     /// Takes the callback back. True: it will never run, and what it owned has been dropped here.
-    /// False: it ran, or a signalling thread has taken it to run it now, or its last semaphore is
-    /// gone and it was dropped.
+    /// False: it ran, or a signalling thread has taken it and runs it without fail. There is no
+    /// third case, in any race.
     ///
     /// May be called from inside any callback, itself included (false).
     pub fn cancel(self) -> bool {
-        self.group.is_some_and(|group| group.cancel())
+        self.group.and_then(|group| group.upgrade()).is_some_and(|group| group.cancel())
     }
 }
 
 impl fmt::Debug for ReachCallback {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("ReachCallback").field("pending", &self.group.is_some()).finish()
+        f.debug_struct("ReachCallback").field("told_at_once", &self.group.is_none()).finish()
     }
 }
 

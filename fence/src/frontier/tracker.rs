@@ -85,7 +85,8 @@ impl Tracker {
     }
 
     /// Takes an axis out, and out of every history, so that its name can be given again. Waits
-    /// that have begun keep its semaphore and go on.
+    /// that have begun keep its semaphore and go on. Frontiers that name it and were given out
+    /// before are about the old timeline; whoever gives a name again sees that none is left.
     ///
     /// # Errors
     /// [`FrontierError::Unknown`]
@@ -217,6 +218,10 @@ impl Tracker {
         target.iter().map(|(axis, _)| Ok(row(&rows, axis)?.semaphore.clone())).collect()
     }
 
+    pub(super) fn knowledge(&self, reached: Frontier) -> Frontier {
+        self.table.knowledge(reached)
+    }
+
     pub(super) fn downgrade(&self) -> Weak<Table> {
         Arc::downgrade(&self.table)
     }
@@ -232,12 +237,6 @@ impl Table {
         }
         reached.merge(&histories);
         reached
-    }
-}
-
-impl Tracker {
-    pub(super) fn knowledge(&self, reached: Frontier) -> Frontier {
-        self.table.knowledge(reached)
     }
 }
 
