@@ -40,7 +40,7 @@
 //! | `callback.rs` | one wait: the callback |
 //! | `all_any.rs` | several waits as one future |
 //! | `link.rs` | a change passed on to linked semaphores |
-//! | `frontier/` | how far several timelines have got, as one value; the tracker that waits for it |
+//! | `frontier/` | how far several timelines have got, and the tracker that waits for it |
 //! | `error.rs` | what can go wrong |
 //! | `sync.rs` | the primitives, replaced by loom's under `cfg(loom)` |
 
