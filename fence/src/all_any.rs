@@ -1,20 +1,26 @@
 //! Waits for several semaphores as one future: all of them, or the first of them.
 //!
 //! The future and its entries in the semaphores share a group: how many are still to come, the
-//! outcome once there is one, and the task's waker. A semaphore that releases an entry settles it
-//! with the group in O(1), and the task is woken once, by the entry that decides, not by each.
-//! The group's lock is taken with no semaphore's lock held, and the waker is woken after it.
+//! outcome once there is one, and who listens: a task's waker, or a callback. A semaphore that
+//! releases an entry settles it with the group in O(1), and the listener is told once, by the
+//! entry that decides, not by each. The group's lock is taken with no semaphore's lock held, and
+//! the listener is told after it.
+//!
+//! A future owns its entries and takes them back when it ends. A callback has no such owner, so
+//! its group lists the entries, weakly, and whoever decides takes the others back before the
+//! callback runs. Weakly, because the semaphores own the group through their entries: a callback
+//! nobody will ever tell is dropped with the last semaphore it waits for.
 
 use std::fmt;
 use std::future::Future;
 use std::pin::Pin;
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 use std::task::{Context, Poll, Waker};
 
 use crate::error::WaitManyError;
 use crate::semaphore::{Core, Semaphore};
 use crate::sync::{Mutex, lock};
-use crate::waiters::{Key, Outcome, Waiter};
+use crate::waiters::{FirstPanic, Key, Outcome, Waiter};
 
 /// Waits until every semaphore has reached its value.
 ///
@@ -89,6 +95,37 @@ impl fmt::Debug for WaitAny {
 /// How the group ended: with the entry that decided, or with a failure.
 type Decision = Result<Reached, WaitManyError>;
 
+/// A callback that waits for all of several semaphores.
+struct OnDecision {
+    callback: Box<dyn FnOnce(Result<(), WaitManyError>) + Send>,
+    entries: Vec<(Weak<Core>, Key)>,
+}
+
+impl OnDecision {
+    /// Takes the entries that are left back, then runs the callback. No lock may be held.
+    fn tell(mut self, decision: Decision) {
+        let mut panic = FirstPanic::default();
+        // What this drops may be the last handle of a semaphore, and with it user code.
+        panic.catch(|| self.deregister());
+        panic.catch(|| (self.callback)(decision.map(|_last| ())));
+        panic.resume();
+    }
+
+    fn deregister(&mut self) {
+        for (core, key) in self.entries.drain(..) {
+            if let Some(core) = core.upgrade() {
+                drop(core.deregister(key));
+            }
+        }
+    }
+}
+
+/// Who is told the decision.
+enum Listener {
+    Task(Waker),
+    Callback(OnDecision),
+}
+
 /// What the future shares with its entries in the semaphores.
 pub(crate) struct Group {
     state: Mutex<GroupState>,
@@ -98,33 +135,34 @@ struct GroupState {
     /// Entries still to be reached before the group is.
     missing: usize,
     decision: Option<Decision>,
-    waker: Option<Waker>,
+    listener: Option<Listener>,
 }
 
 impl Group {
-    /// Takes the outcome of one entry. Wakes the task if that decides, with no lock held.
+    /// Takes the outcome of one entry. Tells the listener if that decides, with no lock held.
     pub(crate) fn settle(&self, index: usize, outcome: Outcome) {
-        let waker = {
+        let (listener, decision) = {
             let mut state = lock(&self.state);
             if state.decision.is_some() {
                 return;
             }
-            match outcome {
-                Err(failure) => {
-                    state.decision = Some(Err(WaitManyError::Failed { index, failure }));
-                }
+            let decision = match outcome {
+                Err(failure) => Err(WaitManyError::Failed { index, failure }),
                 Ok(value) => {
                     state.missing -= 1;
                     if state.missing > 0 {
                         return;
                     }
-                    state.decision = Some(Ok(Reached { index, value }));
+                    Ok(Reached { index, value })
                 }
-            }
-            state.waker.take()
+            };
+            state.decision = Some(decision.clone());
+            (state.listener.take(), decision)
         };
-        if let Some(waker) = waker {
-            waker.wake();
+        match listener {
+            Some(Listener::Task(waker)) => waker.wake(),
+            Some(Listener::Callback(callback)) => callback.tell(decision),
+            None => {}
         }
     }
 
@@ -132,13 +170,52 @@ impl Group {
         lock(&self.state).decision.is_some()
     }
 
-    /// The decision, or else `waker` is the one to wake. Every waker that is not kept comes back,
-    /// to be dropped without the lock.
-    fn decision_or_park(&self, waker: Waker) -> (Option<Decision>, Option<Waker>) {
+    /// The decision, or else `listener` is the one to tell. Every listener that is not kept comes
+    /// back, to be used or dropped without the lock.
+    fn decision_or_park(&self, listener: Listener) -> (Option<Decision>, Option<Listener>) {
         let mut state = lock(&self.state);
         match &state.decision {
-            Some(decision) => (Some(decision.clone()), Some(waker)),
-            None => (None, state.waker.replace(waker)),
+            Some(decision) => (Some(decision.clone()), Some(listener)),
+            None => (None, state.listener.replace(listener)),
+        }
+    }
+
+    /// Takes the callback back, and what it left in the semaphores. False if it was taken to be
+    /// told. The callback is dropped here, with no lock held.
+    pub(crate) fn cancel(&self) -> bool {
+        let listener = lock(&self.state).listener.take();
+        let Some(Listener::Callback(mut callback)) = listener else { return false };
+        callback.deregister();
+        true
+    }
+}
+
+/// Calls `callback` once every semaphore has reached its value, or the first of them fails.
+///
+/// Here and now if that is so already, and for an empty list. Otherwise gives the group, whose
+/// [`cancel`](Group::cancel) takes the callback back.
+pub(crate) fn on_all<F>(list: &[(&Semaphore, u64)], callback: F) -> Option<Weak<Group>>
+where
+    F: FnOnce(Result<(), WaitManyError>) + Send + 'static,
+{
+    if list.is_empty() {
+        callback(Ok(()));
+        return None;
+    }
+    let mut many = Many::new(list, list.len());
+    many.register();
+    let entry = |entry: &Entry| Some((Arc::downgrade(&entry.core), entry.key?));
+    let entries = many.entries.iter().filter_map(entry).collect();
+    let listener = Listener::Callback(OnDecision { callback: Box::new(callback), entries });
+    match many.group.decision_or_park(listener) {
+        (Some(decision), Some(Listener::Callback(callback))) => {
+            callback.tell(decision);
+            None
+        }
+        _ => {
+            // From here on the entries are the callback's to take back.
+            many.entries.clear();
+            Some(Arc::downgrade(&many.group))
         }
     }
 }
@@ -159,7 +236,7 @@ struct Many {
 
 impl Many {
     fn new(list: &[(&Semaphore, u64)], missing: usize) -> Many {
-        let state = GroupState { missing, decision: None, waker: None };
+        let state = GroupState { missing, decision: None, listener: None };
         let entry = |&(semaphore, wanted): &(&Semaphore, u64)| Entry {
             core: Arc::clone(&semaphore.core),
             wanted,
@@ -178,7 +255,8 @@ impl Many {
             self.register();
         }
         // An entry settled before the waker is parked is seen here; one after it wakes.
-        let (decision, _unused) = self.group.decision_or_park(context.waker().clone());
+        let listener = Listener::Task(context.waker().clone());
+        let (decision, _unused) = self.group.decision_or_park(listener);
         let Some(decision) = decision else { return Poll::Pending };
         self.deregister();
         Poll::Ready(decision)

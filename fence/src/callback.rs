@@ -26,7 +26,10 @@ impl Callback {
     }
 
     /// Takes the callback back. True: it will never run, and what it owned has been dropped here.
-    /// False: it ran, or a signalling thread has taken it to run it now.
+    /// False: it ran, or a signalling thread has taken it and runs it without fail, even if other
+    /// callbacks before it panic. There is no third case, in any race: the set of waiters gives
+    /// each callback out once, to the canceller or to the one who tells it, and the handle keeps
+    /// the semaphore alive until then.
     ///
     /// May be called from inside any callback, itself included (false).
     pub fn cancel(self) -> bool {

@@ -1,4 +1,4 @@
-//! Timeline semaphores: points in time that any thread can reach, await and pass on.
+//! Timeline semaphores and frontiers: points in time that any thread can reach, await and pass on.
 //!
 //! A [`Semaphore`] is one `u64` that only grows. Work that produces something signals the value
 //! it has reached; work that needs it waits for that value: as a future ([`Semaphore::wait`]), as
@@ -7,6 +7,10 @@
 //! can be linked to another ([`Semaphore::link`]), and one whose work is lost is failed
 //! ([`Semaphore::fail`]), which reaches everybody who waits now or later. The model is the
 //! timeline semaphore of Vulkan (`VK_KHR_timeline_semaphore`), kept wholly in user space.
+//!
+//! Where work depends on many timelines, a [`Frontier`] says how far each of them has got, and a
+//! [`Tracker`] has their semaphores, waits for a frontier to be reached, and keeps what each signal
+//! says of the others. What a peer sends is [`Tainted`] until it is checked.
 //!
 //! The crate knows no ring and no loop: nothing here has a thread, a descriptor or a timer of
 //! its own. User code (callbacks, wakers) runs on the thread that signals, with no lock held.
@@ -36,6 +40,7 @@
 //! | `callback.rs` | one wait: the callback |
 //! | `all_any.rs` | several waits as one future |
 //! | `link.rs` | a change passed on to linked semaphores |
+//! | `frontier/` | how far several timelines have got, and the tracker that waits for it |
 //! | `error.rs` | what can go wrong |
 //! | `sync.rs` | the primitives, replaced by loom's under `cfg(loom)` |
 
@@ -44,6 +49,7 @@
 mod all_any;
 mod callback;
 mod error;
+mod frontier;
 mod link;
 #[cfg(all(test, loom))]
 mod loom_model;
@@ -55,6 +61,9 @@ mod waiters;
 pub use all_any::{Reached, WaitAll, WaitAny, wait_all, wait_any};
 pub use callback::Callback;
 pub use error::{Failed, Failure, SignalError, WaitError, WaitManyError};
+pub use frontier::{
+    Axis, DecodeError, Frontier, FrontierError, Reach, ReachCallback, Tainted, Tracker,
+};
 pub use link::Link;
 pub use semaphore::Semaphore;
 pub use wait::Wait;

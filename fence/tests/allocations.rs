@@ -1,4 +1,4 @@
-//! A signal allocates nothing, through any number of links.
+//! A signal allocates nothing, through any number of links; small frontiers allocate nothing.
 //!
 //! `unsafe` because a global allocator is an unsafe trait; this one counts and passes on.
 #![allow(unsafe_code)]
@@ -6,7 +6,7 @@
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::cell::Cell;
 
-use fence::{Failure, Semaphore};
+use fence::{Axis, Failure, Frontier, Semaphore, Tracker};
 
 struct Counting;
 
@@ -118,4 +118,43 @@ fn a_failure_is_cloned_without_allocating() {
     let failure = Failure::new("lost");
     assert_eq!(during(|| assert!(source.fail(failure))), 0);
     assert!(target.value().is_err());
+}
+
+#[test]
+fn frontiers_of_up_to_four_axes_and_merges_without_a_new_axis() {
+    let of = |axes: std::ops::Range<u64>| axes.map(|axis| (Axis::new(axis), axis + 1));
+    let allocations = during(|| {
+        let mut small: Frontier = of(0..2).collect();
+        small.merge(&of(1..4).collect());
+        assert_eq!(std::hint::black_box(small.clone()).len(), 4);
+        assert_eq!(Frontier::decode(&[1, 2, 0, 1, 0, 2]).map(|claim| claim.iter().len()), Ok(2));
+    });
+    assert_eq!(allocations, 0);
+    let mut large: Frontier = of(0..100).collect();
+    let same = large.clone();
+    assert_eq!(during(|| large.merge(&same)), 0);
+    let five: Frontier = of(98..103).collect();
+    assert_eq!(during(|| large.merge(&five)), 1, "the union, at its size");
+}
+
+#[test]
+fn a_signal_that_carries_a_frontier_of_known_axes() {
+    let tracker = Tracker::new();
+    for axis in (0..9).map(Axis::new) {
+        tracker.add(axis, &Semaphore::new(1)).unwrap();
+    }
+    let carried = tracker.current();
+    tracker.signal(Axis::new(0), 2, &carried).unwrap();
+    let allocations = during(|| {
+        for epoch in 3..=100 {
+            assert_eq!(tracker.signal(Axis::new(0), epoch, &carried), Ok(()));
+        }
+    });
+    assert_eq!(allocations, 0);
+}
+
+#[test]
+fn an_absurd_count_is_refused_before_anything_is_allocated() {
+    let announced = [1, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0x7f, 5, 5];
+    assert_eq!(during(|| assert!(Frontier::decode(&announced).is_err())), 0);
 }

@@ -103,6 +103,49 @@ fn a_cancelled_callback_never_runs_and_is_dropped() {
 }
 
 #[test]
+fn a_cancel_is_certain_whoever_came_first() {
+    let semaphore = Semaphore::new(0);
+    let log = Log::default();
+    let own = Arc::new(Mutex::new(None::<Callback>));
+    let (handle, notes) = (Arc::clone(&own), Arc::clone(&log));
+    *own.lock().unwrap() = Some(semaphore.on_reach(1, move |outcome| {
+        assert!(!handle.lock().unwrap().take().unwrap().cancel(), "it runs at this moment");
+        notes.lock().unwrap().push((0, outcome));
+    }));
+    semaphore.on_reach(2, |_| std::panic::panic_any("before it"));
+    let behind = semaphore.on_reach(2, note(&log, 1));
+    let failed = semaphore.on_reach(9, note(&log, 2));
+    semaphore.signal(1).unwrap();
+    assert!(catch_unwind(AssertUnwindSafe(|| semaphore.signal(2))).is_err());
+    assert!(!behind.cancel());
+    semaphore.fail(Failure::new("lost"));
+    assert!(!failed.cancel());
+    assert_eq!(taken(&log), [(0, Ok(1)), (1, Ok(2)), (2, Err(Failure::new("lost")))]);
+    let orphan = Semaphore::new(0).on_reach(1, note(&log, 3));
+    assert!(orphan.cancel(), "the handle keeps the semaphore, so it was still to be told");
+    assert_eq!(Arc::strong_count(&log), 1);
+}
+
+#[test]
+fn a_failure_ends_blocked_waits_with_and_without_a_timeout() {
+    let semaphore = Semaphore::new(3);
+    let waiters = [None, Some(Duration::from_secs(3600))].map(|timeout| {
+        let semaphore = semaphore.clone();
+        std::thread::spawn(move || semaphore.wait_blocking(4, timeout))
+    });
+    // Both are registered: each is in its sleep or on the way there.
+    while !format!("{semaphore:?}").contains("waiters: 2") {
+        std::thread::yield_now();
+    }
+    semaphore.fail(Failure::with_errno(5, "lost"));
+    for waiter in waiters {
+        let failure = Failure::with_errno(5, "lost");
+        let error = WaitError::Failed { wanted: 4, failure };
+        assert_eq!(waiter.join().unwrap(), Err(error));
+    }
+}
+
+#[test]
 fn a_callback_may_use_its_semaphore_and_cancel_another_that_is_due() {
     let semaphore = Semaphore::new(0);
     let log = Log::default();

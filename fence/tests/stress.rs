@@ -7,21 +7,9 @@ use std::sync::{Arc, Barrier};
 use std::thread;
 
 use fence::{Callback, Failure, Semaphore, SignalError, wait_all, wait_any};
-use support::{Counter, block_on, poll};
+use support::{Counter, Random, block_on, poll};
 
 const THREADS: usize = 4;
-
-/// A small generator (xorshift), so that a run can be repeated.
-struct Random(u64);
-
-impl Random {
-    fn below(&mut self, bound: u64) -> u64 {
-        self.0 ^= self.0 << 13;
-        self.0 ^= self.0 >> 7;
-        self.0 ^= self.0 << 17;
-        self.0 % bound
-    }
-}
 
 #[test]
 fn racing_signallers_advance_once_for_each_value() {

@@ -31,6 +31,22 @@ pub(crate) fn poll<F: Future + Unpin>(future: &mut F, counter: &Arc<Counter>) ->
     Pin::new(future).poll(&mut Context::from_waker(&waker))
 }
 
+/// A small generator (xorshift), so that a run can be repeated. The seed is not 0.
+pub(crate) struct Random(pub(crate) u64);
+
+impl Random {
+    pub(crate) fn next(&mut self) -> u64 {
+        self.0 ^= self.0 << 13;
+        self.0 ^= self.0 >> 7;
+        self.0 ^= self.0 << 17;
+        self.0
+    }
+
+    pub(crate) fn below(&mut self, bound: u64) -> u64 {
+        self.next() % bound
+    }
+}
+
 struct Unpark(Thread);
 
 impl Wake for Unpark {
