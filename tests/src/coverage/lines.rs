@@ -1,0 +1,121 @@
+//! From the compiler's regions to lines.
+//!
+//! With `-C instrument-coverage` each function carries a map of regions (a span of source and a
+//! counter), and a run leaves the counters' values. A line counts when a region begins on it, or
+//! else when the innermost region around it does; it is reached when one of those that begin on it,
+//! or that innermost one, ran. Instances of a generic function add up.
+//!
+//! See <https://llvm.org/docs/CoverageMappingFormat.html>.
+
+use llvm_profparser::coverage::SourceLocation;
+use llvm_profparser::{CoverageMapping, merge_profiles};
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+/// Lines of one file that have code, and whether they were reached.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Lines(BTreeMap<usize, bool>);
+
+impl Lines {
+    /// Of regions with their counts.
+    fn of<'a>(regions: impl Iterator<Item = (&'a SourceLocation, usize)> + Clone) -> Lines {
+        let mut lines = BTreeMap::new();
+        for (at, count) in regions.clone() {
+            // A difference of counters may come out below zero when threads count at once.
+            let hit = (count as isize) > 0;
+            *lines.entry(at.line_start).or_insert(false) |= hit;
+        }
+        // Innermost last: it overwrites what is around it.
+        let mut by_size: Vec<_> = regions.filter(|(at, _)| at.line_end > at.line_start).collect();
+        by_size.sort_by_key(|(at, _)| std::cmp::Reverse(at.line_end - at.line_start));
+        let mut inside = BTreeMap::new();
+        for (at, count) in by_size {
+            inside.extend((at.line_start + 1..=at.line_end).map(|line| (line, count as isize > 0)));
+        }
+        for (line, hit) in inside {
+            lines.entry(line).or_insert(hit);
+        }
+        Lines(lines)
+    }
+
+    /// Lines known here that were reached there are reached.
+    pub fn add(&mut self, other: &Lines) {
+        for (line, hit) in &mut self.0 {
+            *hit |= other.0.get(line).copied().unwrap_or(false);
+        }
+    }
+
+    /// How many were reached, and how many there are.
+    pub fn counts(&self) -> (usize, usize) {
+        (self.0.values().filter(|hit| **hit).count(), self.0.len())
+    }
+
+    /// Those nothing reached, from 1.
+    pub fn missed(&self) -> Vec<usize> {
+        self.0.iter().filter(|(_, hit)| !**hit).map(|(line, _)| *line).collect()
+    }
+}
+
+/// Reads what a program's runs left; files in `scope`, by their path below `root`.
+pub fn read(
+    program: &Path,
+    profiles: &[PathBuf],
+    root: &Path,
+    scope: &[&str],
+) -> Result<BTreeMap<String, Lines>, String> {
+    let name = program.display();
+    let merged =
+        merge_profiles(profiles).map_err(|error| format!("profiles of {name}: {error}"))?;
+    let objects = [program.to_owned()];
+    let mapping = CoverageMapping::new(&objects, &merged, false);
+    let mapping = mapping.map_err(|error| format!("coverage map of {name}: {error}"))?;
+    let inside = |path: &Path| -> Option<String> {
+        let below = path.strip_prefix(root).ok()?.to_str()?;
+        scope.iter().any(|part| below.starts_with(part)).then(|| below.to_owned())
+    };
+    let report = mapping
+        .generate_subreport(|paths| paths.iter().any(|path| inside(path).is_some()))
+        .map_err(|error| format!("coverage of {name}: {error}"))?;
+    let files = report.files.iter();
+    Ok(files
+        .filter_map(|(path, found)| {
+            let regions = found.hits.iter().map(|(at, count)| (at, *count));
+            Some((inside(path)?, Lines::of(regions)))
+        })
+        .collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn region(lines: (usize, usize), count: usize) -> (SourceLocation, usize) {
+        let (line_start, line_end) = lines;
+        (SourceLocation { line_start, column_start: 1, line_end, column_end: 9 }, count)
+    }
+
+    fn of(regions: &[(SourceLocation, usize)]) -> Lines {
+        Lines::of(regions.iter().map(|(at, count)| (at, *count)))
+    }
+
+    #[test]
+    fn the_innermost_region_decides() {
+        // A function of ten lines with a branch that never ran, and a call inside that branch.
+        let lines = of(&[region((1, 10), 3), region((4, 6), 0), region((5, 5), 0)]);
+        assert_eq!(lines.counts(), (7, 10));
+        assert_eq!(lines.missed(), [4, 5, 6]);
+    }
+
+    #[test]
+    fn a_line_is_reached_by_any_region_that_begins_on_it() {
+        let lines = of(&[region((1, 1), 0), region((1, 1), 2), region((2, 2), usize::MAX)]);
+        assert_eq!(lines.missed(), [2], "a count below zero is none");
+    }
+
+    #[test]
+    fn another_run_adds_hits_and_no_lines() {
+        let mut lines = of(&[region((1, 2), 0)]);
+        lines.add(&of(&[region((2, 3), 1)]));
+        assert_eq!((lines.counts(), lines.missed()), ((1, 2), vec![1]));
+    }
+}

@@ -1,0 +1,162 @@
+//! Line coverage of the backends and the engine, from one command:
+//!
+//! ```sh
+//! cargo run -p conformance --features coverage --bin coverage
+//! ```
+//!
+//! It builds the conformance runner, the unit tests of `dataplane` and the tests that need a process
+//! of their own with `-C instrument-coverage` into `target/coverage`, runs them all (every
+//! configuration of the matrix, faults included), reads what the compiler's counters say, and prints
+//! the line coverage of each file. A line that nothing reaches must stand in a function that
+//! [`gaps`] has a reason for; a reason without such a line is out of date. Either is a failure, as
+//! is a test that fails. No component of the toolchain is needed beyond the compiler: the raw
+//! profiles and the coverage maps in the executables are read here (see [`lines`]).
+//!
+//! The format belongs to the compiler's LLVM. When a toolchain brings a newer one, the crate that
+//! reads it must follow (its feature in the root manifest), and says so here by failing to read.
+
+mod gaps;
+mod lines;
+
+use gaps::Verdict;
+use lines::Lines;
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::process::{Command, ExitCode, Stdio};
+
+/// What is looked at, below the repository.
+const SCOPE: [&str; 2] = ["dataplane/src/backend/", "dataplane/src/engine/"];
+
+/// Something that runs, and whose counters are read.
+struct Program {
+    name: String,
+    path: PathBuf,
+    arguments: &'static [&'static str],
+}
+
+fn root() -> PathBuf {
+    let manifest = Path::new(env!("CARGO_MANIFEST_DIR"));
+    manifest.parent().map_or_else(|| manifest.to_owned(), Path::to_owned)
+}
+
+/// Builds with counters; the executables that cargo made, by target name, tests apart.
+fn build(work: &Path, arguments: &[&str]) -> Result<BTreeMap<String, PathBuf>, String> {
+    let mut command = Command::new(env!("CARGO"));
+    command.current_dir(root()).args(arguments);
+    command.args(["--message-format=json-render-diagnostics", "--target-dir"]).arg(work);
+    command.env("RUSTFLAGS", "-C instrument-coverage");
+    // Build scripts have counters too, and would write them where they run.
+    command.env("LLVM_PROFILE_FILE", work.join("build-scripts/%p.profraw"));
+    let output = command.stderr(Stdio::inherit()).output();
+    let output = output.map_err(|error| format!("cargo does not start: {error}"))?;
+    if !output.status.success() {
+        return Err(format!("cargo {} failed", arguments.join(" ")));
+    }
+    let mut made = BTreeMap::new();
+    for line in String::from_utf8_lossy(&output.stdout).lines() {
+        let Ok(message) = serde_json::from_str::<serde_json::Value>(line) else { continue };
+        let name = message["target"]["name"].as_str();
+        if let (Some(name), Some(path)) = (name, message["executable"].as_str()) {
+            made.insert(name.to_owned(), PathBuf::from(path));
+        }
+    }
+    Ok(made)
+}
+
+fn programs(work: &Path) -> Result<Vec<Program>, String> {
+    let runner = build(work, &["build", "-p", "conformance", "--bin", "conformance"])?;
+    let units = build(work, &["test", "--no-run", "-p", "dataplane", "--lib"])?;
+    let process = build(work, &["test", "--no-run", "-p", "conformance", "--test", "process"])?;
+    let wanted = [
+        ("conformance", &runner, &[][..]),
+        ("dataplane", &units, &["--quiet"][..]),
+        ("process", &process, &["--quiet"][..]),
+    ];
+    let mut programs = Vec::new();
+    for (name, made, arguments) in wanted {
+        let path = made.get(name).ok_or_else(|| format!("cargo made no executable `{name}`"))?;
+        programs.push(Program { name: name.to_owned(), path: path.clone(), arguments });
+    }
+    Ok(programs)
+}
+
+/// Runs it to its end; the profiles it and its children left.
+fn run(program: &Program, work: &Path) -> Result<Vec<PathBuf>, String> {
+    let folder = work.join("profiles").join(&program.name);
+    // What an earlier run left would count for this one.
+    let _ = std::fs::remove_dir_all(&folder);
+    eprintln!("running {}", program.name);
+    let output = Command::new(&program.path)
+        .args(program.arguments)
+        .current_dir(root())
+        .env("LLVM_PROFILE_FILE", folder.join("%p.profraw"))
+        .output()
+        .map_err(|error| format!("{}: {error}", program.path.display()))?;
+    if !output.status.success() {
+        let said = String::from_utf8_lossy(&output.stdout);
+        let tail: Vec<&str> = said.lines().rev().take(40).collect();
+        let tail: Vec<&str> = tail.into_iter().rev().collect();
+        return Err(format!("{} failed:\n{}", program.name, tail.join("\n")));
+    }
+    let entries = std::fs::read_dir(&folder).map_err(|error| format!("no profile: {error}"))?;
+    let paths = entries.filter_map(|entry| entry.ok().map(|entry| entry.path()));
+    // A child that was killed may leave an empty one.
+    Ok(paths.filter(|path| path.metadata().is_ok_and(|file| file.len() > 0)).collect())
+}
+
+/// The lines of every file in scope: those the runner's build has, hit by whatever ran.
+fn measure(work: &Path) -> Result<BTreeMap<String, Lines>, String> {
+    let mut all = BTreeMap::<String, Lines>::new();
+    for program in programs(work)? {
+        let profiles = run(&program, work)?;
+        let found = lines::read(&program.path, &profiles, &root(), &SCOPE)?;
+        for (file, lines) in found {
+            // Test modules of the files exist in the unit tests alone: their lines are not asked
+            // for. The runner comes first.
+            if program.name == "conformance" {
+                all.insert(file, lines);
+            } else if let Some(known) = all.get_mut(&file) {
+                known.add(&lines);
+            }
+        }
+    }
+    match all.is_empty() {
+        true => Err("the coverage maps name no file in scope".to_owned()),
+        false => Ok(all),
+    }
+}
+
+fn table(all: &BTreeMap<String, Lines>) {
+    let (mut reached, mut known) = (0, 0);
+    let percent = |part: usize, whole: usize| 100.0 * part as f64 / whole.max(1) as f64;
+    for (file, lines) in all {
+        let (hit, count) = lines.counts();
+        println!("{:6.1} %  {hit:4} of {count:4}  {file}", percent(hit, count));
+        (reached, known) = (reached + hit, known + count);
+    }
+    println!("{:6.1} %  {reached:4} of {known:4}  all", percent(reached, known));
+}
+
+fn report(all: &BTreeMap<String, Lines>) -> Result<bool, String> {
+    table(all);
+    let mut verdict = Verdict::default();
+    for (file, lines) in all {
+        let source = std::fs::read_to_string(root().join(file));
+        let source = source.map_err(|error| format!("{file}: {error}"))?;
+        verdict.look(file, &source, &lines.missed());
+    }
+    println!("{verdict}");
+    Ok(verdict.is_good())
+}
+
+fn main() -> ExitCode {
+    let work = root().join("target").join("coverage");
+    match measure(&work).and_then(|all| report(&all)) {
+        Ok(true) => ExitCode::SUCCESS,
+        Ok(false) => ExitCode::FAILURE,
+        Err(problem) => {
+            eprintln!("coverage: {problem}");
+            ExitCode::FAILURE
+        }
+    }
+}
