@@ -20,6 +20,7 @@ pub mod metrics;
 mod net;
 pub mod options;
 pub mod pool;
+pub mod pressure;
 pub mod readiness;
 pub mod ready_events;
 pub mod registration;
@@ -65,6 +66,7 @@ const LISTS: &[&[Case]] = &[
     metrics::CASES,
     options::CASES,
     pool::CASES,
+    pressure::CASES,
     readiness::CASES,
     ready_events::CASES,
     registration::CASES,

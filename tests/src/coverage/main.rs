@@ -27,6 +27,12 @@ use std::process::{Command, ExitCode, Stdio};
 /// What is looked at, below the repository.
 const SCOPE: [&str; 2] = ["dataplane/src/backend/", "dataplane/src/engine/"];
 
+/// The program whose build says which lines there are.
+const RUNNER: &str = "conformance";
+
+/// Counters in everything; atomic ones, because sums of counts lost by threads are below zero.
+const FLAGS: &str = "-C instrument-coverage -C llvm-args=-instrprof-atomic-counter-update-all";
+
 /// Something that runs, and whose counters are read.
 struct Program {
     name: String,
@@ -44,7 +50,7 @@ fn build(work: &Path, arguments: &[&str]) -> Result<BTreeMap<String, PathBuf>, S
     let mut command = Command::new(env!("CARGO"));
     command.current_dir(root()).args(arguments);
     command.args(["--message-format=json-render-diagnostics", "--target-dir"]).arg(work);
-    command.env("RUSTFLAGS", "-C instrument-coverage");
+    command.env("RUSTFLAGS", FLAGS);
     // Build scripts have counters too, and would write them where they run.
     command.env("LLVM_PROFILE_FILE", work.join("build-scripts/%p.profraw"));
     let output = command.stderr(Stdio::inherit()).output();
@@ -63,20 +69,17 @@ fn build(work: &Path, arguments: &[&str]) -> Result<BTreeMap<String, PathBuf>, S
     Ok(made)
 }
 
+/// The runner first, then every test of the crate, then those with a process of their own.
 fn programs(work: &Path) -> Result<Vec<Program>, String> {
     let runner = build(work, &["build", "-p", "conformance", "--bin", "conformance"])?;
-    let units = build(work, &["test", "--no-run", "-p", "dataplane", "--lib"])?;
+    let own = build(work, &["test", "--no-run", "-p", "dataplane", "--lib", "--tests"])?;
     let process = build(work, &["test", "--no-run", "-p", "conformance", "--test", "process"])?;
-    let wanted = [
-        ("conformance", &runner, &[][..]),
-        ("dataplane", &units, &["--quiet"][..]),
-        ("process", &process, &["--quiet"][..]),
-    ];
-    let mut programs = Vec::new();
-    for (name, made, arguments) in wanted {
-        let path = made.get(name).ok_or_else(|| format!("cargo made no executable `{name}`"))?;
-        programs.push(Program { name: name.to_owned(), path: path.clone(), arguments });
-    }
+    let path = runner.get(RUNNER).ok_or("cargo made no runner")?;
+    let mut programs =
+        vec![Program { name: RUNNER.to_owned(), path: path.clone(), arguments: &[] }];
+    // A build for tests makes the package's programs again: they are no tests.
+    let tests = own.into_iter().chain(process).filter(|(name, _)| name != RUNNER);
+    programs.extend(tests.map(|(name, path)| Program { name, path, arguments: &["--quiet"] }));
     Ok(programs)
 }
 
@@ -113,7 +116,7 @@ fn measure(work: &Path) -> Result<BTreeMap<String, Lines>, String> {
         for (file, lines) in found {
             // Test modules of the files exist in the unit tests alone: their lines are not asked
             // for. The runner comes first.
-            if program.name == "conformance" {
+            if program.name == RUNNER {
                 all.insert(file, lines);
             } else if let Some(known) = all.get_mut(&file) {
                 known.add(&lines);

@@ -7,6 +7,7 @@ mod child;
 
 mod fork;
 mod limits;
+mod pressure;
 mod refused;
 mod signals;
 mod steady;

@@ -157,6 +157,30 @@ pub(crate) fn forbid_io_uring(errno: i32) {
         step(answer, 0, 0, libc::SECCOMP_RET_ALLOW),
         step(answer, 0, 0, libc::SECCOMP_RET_ERRNO | errno as u32),
     ];
+    install(&mut program);
+}
+
+/// From now on an `io_uring_enter` of this thread that hands over exactly `entries` gives `errno`;
+/// every other one is let through. There is no way back.
+pub(crate) fn refuse_enter(entries: u32, errno: i32) {
+    let load = libc::BPF_LD | libc::BPF_W | libc::BPF_ABS;
+    let equal = libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K;
+    let answer = libc::BPF_RET | libc::BPF_K;
+    let step = |code: u32, jt, jf, k| libc::sock_filter { code: code as u16, jt, jf, k };
+    // seccomp_data: nr, arch, instruction pointer, then six arguments of eight bytes.
+    let to_submit = 16 + 8 + if cfg!(target_endian = "big") { 4 } else { 0 };
+    let mut program = [
+        step(load, 0, 0, 0),
+        step(equal, 0, 3, libc::SYS_io_uring_enter as u32),
+        step(load, 0, 0, to_submit),
+        step(equal, 0, 1, entries),
+        step(answer, 0, 0, libc::SECCOMP_RET_ERRNO | errno as u32),
+        step(answer, 0, 0, libc::SECCOMP_RET_ALLOW),
+    ];
+    install(&mut program);
+}
+
+fn install(program: &mut [libc::sock_filter]) {
     let filter = libc::sock_fprog { len: program.len() as u16, filter: program.as_mut_ptr() };
     // SAFETY: takes a right away from this process; no memory is involved.
     let done = unsafe { libc::prctl(libc::PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) };
