@@ -27,7 +27,12 @@ const fn chance(file: &'static str, function: &'static str, reason: &'static str
 }
 
 /// Every gap, by file.
-const GAPS: &[Gap] = &[];
+const GAPS: &[Gap] = &[
+    chance("uring/setup.rs", "build", "a kernel without NO_SQARRAY (before 6.6) or NODROP"),
+    chance("uring/probe.rs", "run", "a kernel where no ring can be made is seen by process tests"),
+    chance("uring/trial.rs", "drop", "a trial that the kernel never ends is leaked, not freed"),
+    never("uring/ring.rs", "fmt", "Debug of the ring, for people with a debugger"),
+];
 
 /// What the comparison of lines and reasons came to.
 #[derive(Default)]

@@ -159,10 +159,10 @@ fn start_up(name: &str, backend: Backend) {
         let mut refusals = 0;
         for room in 0..64 {
             // The descriptor that counts descriptors is open while it counts.
-            child::limit(libc::RLIMIT_NOFILE, before as u64 - 1 + room).unwrap();
+            child::descriptors_at_most(before as u64 - 1 + room);
             let made = Proactor::with(options());
             let outcome = made.map(drop).map_err(|error| error.to_string());
-            child::limit(libc::RLIMIT_NOFILE, 1024).unwrap();
+            child::descriptors_at_most(1024);
             assert_eq!(open_descriptors(), before, "room for {room}: {outcome:?}");
             match outcome {
                 Ok(()) => {

@@ -201,6 +201,17 @@ pub(crate) fn limit(resource: libc::__rlimit_resource_t, value: u64) -> io::Resu
     }
 }
 
+/// Sets the soft limit of open descriptors, which can be raised again.
+pub(crate) fn descriptors_at_most(value: u64) {
+    let mut limits = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
+    // SAFETY: the kernel writes and reads a structure of ours.
+    unsafe {
+        libc::getrlimit(libc::RLIMIT_NOFILE, &raw mut limits);
+        limits.rlim_cur = value.min(limits.rlim_max);
+        assert_eq!(libc::setrlimit(libc::RLIMIT_NOFILE, &raw const limits), 0);
+    }
+}
+
 /// Becomes an ordinary user, with none of root's exemptions. There is no way back.
 pub(crate) fn become_nobody() -> io::Result<()> {
     const NOBODY: libc::uid_t = 65_534;
