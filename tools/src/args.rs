@@ -53,7 +53,7 @@ pub struct Shared {
     #[arg(long, value_name = "SECONDS", default_value = "10", value_parser = seconds)]
     timeout: Duration,
     /// Serve what the loops count as Prometheus text, at http://ADDR/metrics, while the command
-    /// runs: a literal address, or a port on loopback (0: one that is free, told on standard error).
+    /// runs: a literal address, or a port on loopback (0: a free one, told on standard error).
     #[arg(long, value_name = "ADDR", value_parser = crate::metrics::address)]
     metrics: Option<SocketAddr>,
     /// Print one JSON object instead of text.

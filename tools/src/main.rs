@@ -15,7 +15,6 @@ mod report;
 mod send;
 mod signals;
 mod stream;
-mod token;
 
 use clap::{Parser, Subcommand};
 use std::process::ExitCode;

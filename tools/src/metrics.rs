@@ -2,8 +2,8 @@
 //! command runs.
 //!
 //! One thread of its own accepts, reads one request, asks every loop for its numbers
-//! ([`Handle::stats`]), publishes and answers; nothing is published unless somebody asks, and a loop
-//! that does not answer within a second is shown as it was last seen. One request for each
+//! ([`Handle::stats`]), publishes and answers; nothing is published unless somebody asks, and a
+//! loop that does not answer within a second is shown as it was last seen. One request for each
 //! connection, one at a time, two seconds for all of it: whoever is slow keeps the others waiting
 //! no longer. The thread ends with the process.
 //!

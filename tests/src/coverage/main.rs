@@ -4,10 +4,10 @@
 //! cargo run -p conformance --features coverage --bin coverage
 //! ```
 //!
-//! It builds the conformance runner, the unit tests of `dataplane` and the tests that need a process
-//! of their own with `-C instrument-coverage` into `target/coverage`, runs them all (every
-//! configuration of the matrix, faults included), reads what the compiler's counters say, and prints
-//! the line coverage of each file. A line that nothing reaches must stand in a function that
+//! It builds the conformance runner, the unit tests of `dataplane` and the tests that need a
+//! process of their own with `-C instrument-coverage` into `target/coverage`, runs them all (every
+//! configuration of the matrix, faults included), reads what the compiler's counters say, and
+//! prints the line coverage of each file. A line that nothing reaches must stand in a function that
 //! [`gaps`] has a reason for; a reason without such a line is out of date. Either is a failure, as
 //! is a test that fails. No component of the toolchain is needed beyond the compiler: the raw
 //! profiles and the coverage maps in the executables are read here (see [`lines`]).

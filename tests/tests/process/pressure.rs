@@ -1,8 +1,8 @@
 //! Entering the kernel fails, and start-up fails half way.
 //!
-//! A seccomp filter answers for the kernel: it refuses an `io_uring_enter(2)` that hands over exactly
-//! so many entries, and lets every other through. So a test decides when it is refused, and when the
-//! refusal ends: by how much it has staged.
+//! A seccomp filter answers for the kernel: it refuses an `io_uring_enter(2)` that hands over
+//! exactly so many entries, and lets every other through. So a test decides when it is refused, and
+//! when the refusal ends: by how much it has staged.
 #![allow(clippy::unwrap_used)]
 
 use crate::child;

@@ -13,12 +13,12 @@ use super::sink::{Sink, Target};
 use super::wire::Wire;
 use super::{Bar, End, Leases};
 use crate::failure::{Exit, Failure, Result};
+use crate::pipeline::token::{Claim, Session};
 use crate::protocol::{
     Code, FRAME_ALIVE, FRAME_BYTES_MAX, HEADER_BYTES, Header, Malformed, RECORD_BYTES, Record,
     TAGGED_BYTES,
 };
 use crate::report::{Stage, Tally, idle};
-use crate::token::{Claim, Session};
 use dataplane::{ErrorKind, Filled, Sent, Submission, operations};
 use futures_util::future::{Either, select};
 use std::collections::VecDeque;

@@ -15,6 +15,7 @@ pub mod incoming;
 pub mod outgoing;
 pub mod sink;
 pub mod source;
+pub mod token;
 pub mod wire;
 
 use crate::failure::{Doing, Exit, Failure, Result};

@@ -11,11 +11,11 @@ use super::source::Source;
 use super::wire::Wire;
 use super::{Bar, End, failed};
 use crate::failure::{Doing, Exit, Failure, Result};
+use crate::pipeline::token::{Claim, Session};
 use crate::protocol::{
     Code, FRAME_ALIVE, Header, NAME_BYTES_MAX, RECORD_BYTES, Record, TAGGED_BYTES,
 };
 use crate::report::{Stage, Tally};
-use crate::token::{Claim, Session};
 use dataplane::{Filled, Sent, Submission, Timer, ZeroCopy, operations};
 use futures_util::future::{Either, select};
 use regions::Span;

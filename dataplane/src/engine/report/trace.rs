@@ -1,8 +1,8 @@
 //! Events and spans through `tracing`, with the feature of that name; without it nothing of this
 //! is compiled in and every call here is empty.
 //!
-//! - One span for each proactor (DEBUG, `proactor`: name, backend), entered while it is polled: what
-//!   callbacks and tasks of that loop record stands inside it.
+//! - One span for each proactor (DEBUG, `proactor`: name, backend), entered while it is polled:
+//!   what callbacks and tasks of that loop record stands inside it.
 //! - Rare events, with that span as parent: why another backend was taken, an operation that goes
 //!   on another way, an empty pool, an overflow, a refused registration, leaked operations, lost
 //!   completions.
