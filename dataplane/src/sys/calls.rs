@@ -341,7 +341,6 @@ pub(crate) fn pipe() -> io::Result<PipePair> {
 }
 
 /// Another descriptor for the same open file, close-on-exec.
-#[cfg(test)]
 pub(crate) fn dup(fd: RawFd) -> io::Result<OwnedFd> {
     // SAFETY: no memory is involved.
     let copy = checked(retry(|| unsafe { libc::fcntl(fd, libc::F_DUPFD_CLOEXEC, 0) }))?;

@@ -15,6 +15,8 @@ pub mod io_source;
 pub mod memory;
 mod net;
 pub mod options;
+pub mod pass;
+pub mod pass_hostile;
 pub mod pool;
 pub mod readiness;
 pub mod ready_events;
@@ -52,6 +54,8 @@ const LISTS: &[&[Case]] = &[
     io_source::CASES,
     memory::CASES,
     options::CASES,
+    pass::CASES,
+    pass_hostile::CASES,
     pool::CASES,
     readiness::CASES,
     ready_events::CASES,
