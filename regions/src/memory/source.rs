@@ -160,10 +160,10 @@ impl Region {
     }
 
     /// A region over a memfd that another process made, of which `len` bytes are used. Others can
-    /// write it, so it is shared. Its size must be sealed (F_SEAL_SHRINK, F_SEAL_GROW, F_SEAL_SEAL):
-    /// nobody can take mapped pages away by cutting the file. Whoever made it may still free pages
-    /// (fallocate(2), FALLOC_FL_PUNCH_HOLE), which then read as zero; on huge pages, touching one
-    /// when the pool is empty raises SIGBUS.
+    /// write it, so it is shared. Its size must be sealed (F_SEAL_SHRINK, F_SEAL_GROW and
+    /// F_SEAL_SEAL): nobody can take mapped pages away by cutting the file. Whoever made it may
+    /// still free pages (fallocate(2), FALLOC_FL_PUNCH_HOLE), which then read as zero; on huge
+    /// pages, touching one when the pool is empty raises SIGBUS.
     ///
     /// # Errors
     /// `InvalidArgument` for what is no memfd, not sealed, or shorter than `len`; the system's
