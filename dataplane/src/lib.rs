@@ -60,6 +60,10 @@ mod public {
     pub use crate::error::{Error, ErrorKind, Failed, Result};
     pub use crate::event::io_source::IoSource;
     pub use crate::event::readiness::{Readiness, ReadyEvent, Token, Trigger, Waiting};
+    pub use crate::event::signals::{
+        ReceivedSignal, Signal, SignalStream, Signals, Subscription, block_signals_early,
+        ignore_sigpipe,
+    };
     pub use crate::event::watch::{
         RegisterWatch, RemoteWatch, UnregisterWatch, Watch, WatchControl,
     };
@@ -69,6 +73,10 @@ mod public {
     pub use crate::io::connect::Endpoint;
     pub use crate::io::file::{Chunks, File};
     pub use crate::io::operation_id::OperationId;
+    pub use crate::io::pass::{
+        HEADER_BYTES as PASS_HEADER_BYTES, Pass, PassKind, Passed, PassedDmaBuf, PassedEvent,
+        PassedFence, PassedSlab,
+    };
     pub use crate::io::receive_pool::ReceivePool;
     pub use crate::io::registration::Registration;
     pub use crate::io::request::{Multi, Request};

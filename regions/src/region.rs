@@ -290,6 +290,12 @@ impl Region {
         Ok(unsafe { Extent::new(start, self.inner.len) })
     }
 
+    /// The descriptor of a memfd, to be handed out only where [`fd`](Self::fd)'s promise holds.
+    pub(crate) fn memfd_fd(&self) -> Option<BorrowedFd<'_>> {
+        let is_memfd = self.inner.source == Source::Memfd;
+        self.inner.fd.as_ref().filter(|_| is_memfd).map(|fd| fd.as_fd())
+    }
+
     pub(crate) fn is_leased(&self) -> bool {
         self.inner.leased
     }

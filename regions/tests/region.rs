@@ -358,3 +358,41 @@ fn a_forked_child_ends_nothing() {
     drop(foreign);
     assert_eq!(released.load(Ordering::SeqCst), 1);
 }
+
+#[test]
+fn an_exported_memfd_is_the_same_memory_elsewhere() {
+    let made = Region::memfd(5000).unwrap();
+    assert!(made.is_private());
+    let there = Region::from_memfd(made.export().unwrap(), 5000).unwrap();
+    assert!(!made.is_private() && !there.is_private(), "either may write it now");
+    assert_ne!(made.id(), there.id(), "another mapping is another region");
+    made.copy_in(4990, b"end").unwrap();
+    drop(made);
+    let mut bytes = [0; 3];
+    there.copy_out(4990, &mut bytes).unwrap();
+    assert_eq!(&bytes, b"end");
+    let error = there.copy_out(4999, &mut bytes).unwrap_err();
+    assert_eq!(error.kind, RegionErrorKind::OutOfRange, "only what is said to be used");
+}
+
+#[test]
+fn only_plain_memfds_are_exported() {
+    let slab = Slab::new(2, 4096).unwrap();
+    let error = slab.region().export().unwrap_err();
+    assert_eq!(error.kind, RegionErrorKind::Permission, "its leases give slices");
+    assert!(slab.region().is_private(), "and nothing changed");
+    let error = Region::anonymous(4096).unwrap().export().unwrap_err();
+    assert_eq!(error.kind, RegionErrorKind::Unavailable);
+}
+
+#[test]
+fn a_memfd_that_could_be_cut_or_is_too_short_is_refused() {
+    let file = std::fs::File::open("/proc/self/exe").unwrap();
+    let error = Region::from_memfd(file.into(), 1).unwrap_err();
+    assert_eq!(error.kind, RegionErrorKind::InvalidArgument, "no memfd");
+    for len in [0, 8193, usize::MAX] {
+        let sealed = Region::memfd(8192).unwrap().export().unwrap();
+        let error = Region::from_memfd(sealed, len).unwrap_err();
+        assert_eq!(error.kind, RegionErrorKind::InvalidArgument, "{len} bytes of 8192");
+    }
+}

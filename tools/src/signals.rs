@@ -1,80 +1,54 @@
 //! Signals as events of the loop: SIGUSR1 shows what is in flight, SIGINT and SIGTERM end in order.
 //!
-//! The three are blocked before any thread starts, so that every thread inherits the mask, and are
-//! read from a `signalfd(2)` the proactor watches. No handler of ours runs in signal context. An
-//! ordered end drops the work: sockets close, temporary files go.
+//! The three are blocked before any thread starts, so that every thread inherits the mask; the loop
+//! that drives the work owns them. No handler of ours runs in signal context. An ordered end drops
+//! the work: sockets close, temporary files go.
 
 use crate::failure::{Doing, Exit, Failure, Result};
 use crate::report::say;
-use dataplane::{Handle, Interest, Proactor};
-use nix::sys::signal::{SigSet, Signal};
-use nix::sys::signalfd::{SfdFlags, SignalFd};
+use dataplane::{Handle, Proactor, Signal, block_signals_early};
+use futures_util::future::{Either, select};
 use std::cell::RefCell;
-use std::collections::VecDeque;
-use std::future::{Future, poll_fn};
+use std::future::Future;
 use std::pin::pin;
-use std::rc::Rc;
-use std::task::{Poll, Waker};
+
+const OURS: [Signal; 3] = [Signal::User1, Signal::Interrupt, Signal::Terminate];
 
 /// The process's signals; made once, before threads.
 pub struct Signals {
-    descriptor: Rc<SignalFd>,
     /// Other loops of this process, whose operations are shown too.
     pub others: RefCell<Vec<Handle>>,
-}
-
-#[derive(Default)]
-struct Seen {
-    signals: VecDeque<Signal>,
-    waker: Option<Waker>,
 }
 
 impl Signals {
     /// Blocks the signals on this thread and on those it starts from now on.
     pub fn block() -> Result<Signals> {
-        let mut set = SigSet::empty();
-        for signal in [Signal::SIGUSR1, Signal::SIGINT, Signal::SIGTERM] {
-            set.add(signal);
-        }
-        set.thread_block().doing("block signals")?;
-        let flags = SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK;
-        let descriptor = SignalFd::with_flags(&set, flags).doing("watch signals")?;
-        Ok(Signals { descriptor: Rc::new(descriptor), others: RefCell::default() })
+        block_signals_early(OURS).doing("block signals")?;
+        Ok(Signals { others: RefCell::default() })
     }
 
     /// Runs work on the loop until it is done or a signal ends it.
     pub fn drive<T>(&self, io: &Proactor, work: impl Future<Output = Result<T>>) -> Result<T> {
-        let seen: Rc<RefCell<Seen>> = Rc::default();
-        let (descriptor, inside) = (self.descriptor.clone(), seen.clone());
-        let watch = io.watch(&*self.descriptor, Interest::READABLE, move |_, _| {
-            let mut seen = inside.borrow_mut();
-            while let Ok(Some(info)) = descriptor.read_signal() {
-                seen.signals.extend(Signal::try_from(info.ssi_signo as i32));
-            }
-            let waker = seen.waker.take();
-            drop(seen);
-            if let Some(waker) = waker {
-                waker.wake();
-            }
-        });
-        let _watch = watch.doing("watch signals")?;
-        let mut work = pin!(work);
-        let both = poll_fn(|cx| {
+        let signals = io.signals(OURS).doing("watch signals")?;
+        let mut arriving = signals.stream(OURS).doing("watch signals")?;
+        let ended = pin!(async {
             loop {
-                let next = seen.borrow_mut().signals.pop_front();
-                match next {
-                    None => break,
-                    Some(Signal::SIGUSR1) => self.show(io),
+                match arriving.next().await.map(|received| received.signal) {
+                    Some(Signal::User1) => self.show(io),
                     Some(signal) => {
                         let text = format!("ended by {signal}; nothing unfinished is left behind");
-                        return Poll::Ready(Err(Failure::new(Exit::Interrupted, text)));
+                        return Failure::new(Exit::Interrupted, text);
                     }
+                    // The loop has ended, and says itself why.
+                    None => std::future::pending().await,
                 }
             }
-            seen.borrow_mut().waker = Some(cx.waker().clone());
-            work.as_mut().poll(cx)
         });
-        io.block_on(both).doing("run the loop")?
+        // Signals first: work that is always ready must not keep them out.
+        match io.block_on(select(ended, pin!(work))).doing("run the loop")? {
+            Either::Left((failure, _)) => Err(failure),
+            Either::Right((done, _)) => done,
+        }
     }
 
     fn show(&self, io: &Proactor) {

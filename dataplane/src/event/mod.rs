@@ -2,4 +2,5 @@
 
 pub(crate) mod io_source;
 pub(crate) mod readiness;
+pub(crate) mod signals;
 pub(crate) mod watch;

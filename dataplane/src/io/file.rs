@@ -2,8 +2,8 @@
 
 use super::request::Request;
 use super::submission::Submission;
-use super::{Local, Named, Port};
-use crate::engine::descriptors::{Class, DescId};
+use super::{Local, Named, Port, socket};
+use crate::engine::descriptors::{Class, DescId, Descriptor};
 use crate::error::{Error, ErrorKind, Result};
 use crate::op::{Close, Filled, Open, OpenOptions, Read, Sync, Write};
 use crate::proactor::Proactor;
@@ -142,6 +142,15 @@ impl Handle {
 }
 
 impl File<Local> {
+    /// Another descriptor of the same open file.
+    pub(crate) fn duplicate(&self, name: &'static str) -> Result<OwnedFd> {
+        let desc = self.desc();
+        let duplicate = |descriptor: &mut Descriptor| {
+            calls::dup(descriptor.raw()).map_err(|error| Error::from_io(name, &error))
+        };
+        self.port.inner.with(name, |engine| socket::inspect(engine, name, desc, duplicate))?
+    }
+
     /// Its size in bytes; of a block device, its capacity.
     ///
     /// # Errors

@@ -8,6 +8,7 @@ pub(crate) mod adapters;
 pub(crate) mod address;
 pub(crate) mod connect;
 pub(crate) mod file;
+pub(crate) mod pass;
 pub(crate) mod receive_pool;
 pub(crate) mod registration;
 pub(crate) mod requests;

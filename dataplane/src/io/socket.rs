@@ -22,7 +22,7 @@ use crate::remote::handle::{Call, Handle};
 use crate::sys::{calls, sockets};
 use regions::{Lease, Span, SpanList};
 use std::net::Shutdown as Direction;
-use std::os::fd::RawFd;
+use std::os::fd::{OwnedFd, RawFd};
 use std::rc::Rc;
 use std::sync::Arc;
 
@@ -177,6 +177,20 @@ impl Socket<Local> {
     ) -> Result<R> {
         let desc = self.desc();
         self.port.inner.with(name, |engine| inspect(engine, name, desc, f))?
+    }
+
+    pub(crate) fn local(&self) -> Local {
+        self.port.clone()
+    }
+
+    /// Its number, for a call that is made at once.
+    pub(crate) fn number(&self, name: &'static str) -> Result<RawFd> {
+        self.inspect(name, |descriptor| Ok(descriptor.raw()))
+    }
+
+    /// Another descriptor of the same open file.
+    pub(crate) fn duplicate(&self, name: &'static str) -> Result<OwnedFd> {
+        calls::dup(self.number(name)?).map_err(|error| Error::from_io(name, &error))
     }
 
     /// The local address.

@@ -9,6 +9,8 @@ pub mod diagnose;
 pub(crate) mod fork;
 pub(crate) mod helpers;
 pub(crate) mod limits;
+pub(crate) mod rights;
+pub(crate) mod signals;
 pub(crate) mod sockets;
 
 /// The calls against real descriptors. Those that must not sleep are made on blocking ones: a

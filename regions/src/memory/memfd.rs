@@ -47,6 +47,22 @@ pub(crate) fn seal(operation: &'static str, fd: BorrowedFd<'_>) -> Result<(), Re
     })
 }
 
+/// Whether a memfd's size is fixed for good; what has no seals is no memfd.
+pub(crate) fn check_sealed(operation: &'static str, fd: BorrowedFd<'_>) -> Result<(), RegionError> {
+    let wanted = SealFlag::F_SEAL_SHRINK | SealFlag::F_SEAL_GROW | SealFlag::F_SEAL_SEAL;
+    let seals = fcntl(fd, FcntlArg::F_GET_SEALS).map_err(|_| {
+        RegionError::invalid(operation, "the descriptor is no memfd (it has no seals)")
+    })?;
+    match SealFlag::from_bits_truncate(seals).contains(wanted) {
+        true => Ok(()),
+        false => {
+            let message = "the memfd's size is not sealed (F_SEAL_SHRINK, F_SEAL_GROW and \
+                           F_SEAL_SEAL); whoever has it could take mapped pages away";
+            Err(RegionError::invalid(operation, message))
+        }
+    }
+}
+
 /// Allocates the file's pages, an error when there are not enough.
 pub(crate) fn allocate(
     operation: &'static str,

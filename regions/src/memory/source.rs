@@ -14,7 +14,7 @@ use std::ptr::NonNull;
 use std::sync::Mutex;
 
 use crate::access::Access;
-use crate::error::RegionError;
+use crate::error::{RegionError, RegionErrorKind};
 use crate::limits;
 use crate::mapping::Mapping;
 use crate::memfd;
@@ -134,6 +134,61 @@ impl Region {
         let mut inner = Inner::mapped(mapping, len, Source::Memfd);
         inner.fd = Some(fd);
         Ok(inner.into_region())
+    }
+
+    /// The descriptor of a memfd region, for another process. From now on the region is shared,
+    /// for good.
+    ///
+    /// # Errors
+    /// `Permission` for a slab's memory, whose leases give slices: see [`fd`](Self::fd);
+    /// `Unavailable` for memory that is no memfd; the system's error when no descriptor is left.
+    pub fn export(&self) -> Result<OwnedFd, RegionError> {
+        const OPERATION: &str = "export a region";
+        if self.is_leased() {
+            let message = "this is a slab's memory, which leases own; its descriptor is unsafe";
+            return Err(RegionError::new(OPERATION, RegionErrorKind::Permission, message));
+        }
+        let Some(fd) = self.memfd_fd() else {
+            let message = "the region is no memfd; make it with Region::memfd";
+            return Err(RegionError::new(OPERATION, RegionErrorKind::Unavailable, message));
+        };
+        self.mark_shared();
+        fd.try_clone_to_owned().map_err(|error| {
+            let next = "close some descriptors, or raise RLIMIT_NOFILE (ulimit -n)";
+            RegionError::system(OPERATION, error.raw_os_error().unwrap_or(0), "dup", next)
+        })
+    }
+
+    /// A region over a memfd that another process made, of which `len` bytes are used. Others can
+    /// write it, so it is shared. Its size must be sealed (F_SEAL_SHRINK, F_SEAL_GROW and
+    /// F_SEAL_SEAL): nobody can take mapped pages away by cutting the file. Whoever made it may
+    /// still free pages (fallocate(2), FALLOC_FL_PUNCH_HOLE), which then read as zero; on huge
+    /// pages, touching one when the pool is empty raises SIGBUS.
+    ///
+    /// # Errors
+    /// `InvalidArgument` for what is no memfd, not sealed, or shorter than `len`; the system's
+    /// error when it cannot be mapped. The descriptor is closed then.
+    pub fn from_memfd(fd: OwnedFd, len: usize) -> Result<Self, RegionError> {
+        const OPERATION: &str = "region of a memfd";
+        check_len(OPERATION, len)?;
+        memfd::check_sealed(OPERATION, fd.as_fd())?;
+        let file = File::from(fd);
+        let size = file.metadata().map_err(|error| {
+            let next = "check the seccomp profile for fstat";
+            RegionError::system(OPERATION, error.raw_os_error().unwrap_or(0), "fstat", next)
+        })?;
+        let size = usize::try_from(size.len()).unwrap_or(usize::MAX);
+        if size < len {
+            let message = format!("the memfd has {size} bytes, and {len} are said to be used");
+            return Err(RegionError::invalid(OPERATION, message));
+        }
+        // All of it: huge pages are unmapped as a whole.
+        let mapping = Mapping::of_fd(OPERATION, file.as_fd(), size)?;
+        let mut inner = Inner::mapped(mapping, len, Source::Memfd);
+        inner.fd = Some(file.into());
+        let region = inner.into_region();
+        region.mark_shared();
+        Ok(region)
     }
 
     /// A shared mapping of a whole file, as long as it is now. Others can write it at any time, so

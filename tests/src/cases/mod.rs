@@ -19,6 +19,8 @@ pub mod message;
 pub mod metrics;
 mod net;
 pub mod options;
+pub mod pass;
+pub mod pass_hostile;
 pub mod pool;
 pub mod pressure;
 pub mod readiness;
@@ -65,6 +67,8 @@ const LISTS: &[&[Case]] = &[
     message::CASES,
     metrics::CASES,
     options::CASES,
+    pass::CASES,
+    pass_hostile::CASES,
     pool::CASES,
     pressure::CASES,
     readiness::CASES,

@@ -3,7 +3,7 @@
 
 use super::net::{idle_turns, settled};
 use crate::{Case, Cx, Skip};
-use dataplane::{ErrorKind, Interest, Proactor, Wait, Watch};
+use dataplane::{Backend, ErrorKind, Interest, Proactor, Wait, Watch};
 use nix::sys::eventfd::EventFd;
 use nix::sys::memfd::{MFdFlags, memfd_create};
 use std::cell::{Cell, RefCell};
@@ -319,6 +319,9 @@ fn a_small_queue(cx: &Cx<'_>) -> Result<(), Skip> {
         }
     }
     assert!(watches.iter().all(Watch::is_active));
+    let stats = io.stats();
+    let was_pressed = stats.overflows > 0 && stats.rearmed > 0;
+    assert!(io.backend() != Backend::IoUring || was_pressed, "it was no pressure: {stats:?}");
     Ok(())
 }
 

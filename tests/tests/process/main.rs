@@ -7,6 +7,8 @@ mod child;
 
 mod fork;
 mod limits;
+mod owned_signals;
+mod passing;
 mod pressure;
 mod refused;
 mod signals;

@@ -227,3 +227,9 @@ pub(crate) fn let_sigpipe_kill() {
     // SAFETY: installs the default action, which is no code of ours.
     unsafe { libc::signal(libc::SIGPIPE, libc::SIG_DFL) };
 }
+
+/// Ignores a signal, as a parent may have done for its children (nohup).
+pub(crate) fn ignore(signal: i32) {
+    // SAFETY: installs "ignore", which is no code of ours.
+    unsafe { libc::signal(signal, libc::SIG_IGN) };
+}
