@@ -4,3 +4,5 @@ pub(crate) mod executor;
 pub(crate) mod host;
 pub(crate) mod ready;
 pub(crate) mod task;
+#[cfg(feature = "tokio")]
+mod tokio;

@@ -60,6 +60,7 @@ const MODULES: &[(&str, &str)] = &[
         "message headers and addresses the kernel reads and writes",
     ),
     ("dataplane/src/op/file.rs", "a helper thread reads or writes memory its operation owns"),
+    ("dataplane/src/run/tokio.rs", "a promise to tokio's reactor about a descriptor"),
     ("dataplane/src/sys/calls.rs", "the system calls of the readiness backend"),
     ("dataplane/src/sys/fork.rs", "the page that is wiped in a forked child"),
     ("dataplane/src/sys/helpers.rs", "signal masks of helper threads"),
