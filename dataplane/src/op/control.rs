@@ -8,7 +8,8 @@ use crate::io::Port;
 use crate::sys::calls;
 use io_uring::{opcode, squeue::Entry};
 
-/// Ends one or both directions of a connection (`shutdown(2)`).
+/// Ends one or both directions of a connection (`shutdown(2)`), after the sends submitted before
+/// it. Dropping it may leave the connection as it was, or ended; no received byte is lost by that.
 #[derive(Debug)]
 pub struct Shutdown {
     pub(crate) socket: DescId,
@@ -52,7 +53,8 @@ impl Operation for Shutdown {
 }
 
 /// Closes a descriptor once nothing is in flight on it any more (`close(2)`): what is in flight
-/// is cancelled first. Completes with the result of the close itself.
+/// is cancelled first. Completes with the result of the close itself. Dropping it does not call the
+/// close back: only its result is lost.
 #[derive(Debug)]
 pub struct Close {
     pub(crate) desc: DescId,

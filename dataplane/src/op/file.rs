@@ -72,7 +72,8 @@ impl OpenOptions {
     }
 }
 
-/// Opens a file by path (`openat(2)`), close-on-exec.
+/// Opens a file by path (`openat(2)`), close-on-exec. Dropping it closes what was opened meanwhile;
+/// a file it created or truncated stays so.
 #[derive(Debug)]
 pub struct Open {
     pub(crate) path: CString,
@@ -80,6 +81,8 @@ pub struct Open {
 }
 
 /// Reads into a lease at an offset (`pread(2)`); fewer bytes at the end of the file, none after it.
+/// Dropping it loses nothing, since the file still has the bytes; read where the descriptor stands
+/// (pipes, terminals), they may be lost.
 #[derive(Debug)]
 pub struct Read {
     pub(crate) file: DescId,
@@ -89,6 +92,7 @@ pub struct Read {
 }
 
 /// Writes a span at an offset (`pwrite(2)`): all of it, unless the device is full.
+/// Dropping it may leave all, some or none of it written.
 #[derive(Debug)]
 pub struct Write {
     pub(crate) file: DescId,
@@ -98,7 +102,8 @@ pub struct Write {
     path: Path,
 }
 
-/// Makes what was written durable (`fsync(2)`, `fdatasync(2)`).
+/// Makes what was written durable (`fsync(2)`, `fdatasync(2)`). Dropping it loses the assurance, no
+/// data.
 #[derive(Debug)]
 pub struct Sync {
     pub(crate) file: DescId,

@@ -74,14 +74,16 @@ impl fmt::Debug for Interest {
     }
 }
 
-/// Waits until a descriptor is ready, once.
+/// Waits until a descriptor is ready, once. Dropping it loses nothing: a descriptor that is ready
+/// stays so.
 #[derive(Debug)]
 pub struct Poll {
     pub(crate) desc: DescId,
     pub(crate) interest: Interest,
 }
 
-/// Reports readiness until cancelled. Reports that nobody took yet are merged into one.
+/// Reports readiness until cancelled. Reports that nobody took yet are merged into one. Dropping
+/// the stream loses reports, never data: the next poll looks again.
 #[derive(Debug)]
 pub struct PollMany {
     pub(crate) desc: DescId,

@@ -10,7 +10,8 @@ use io_uring::squeue::Entry;
 use std::net::{SocketAddr, ToSocketAddrs};
 use std::sync::{Arc, Mutex, PoisonError};
 
-/// Resolves `host:port` to addresses.
+/// Resolves `host:port` to addresses. Dropping it loses the answer only; the helper thread finishes
+/// its look-up.
 #[derive(Debug)]
 pub struct Resolve {
     host: Box<str>,

@@ -7,7 +7,7 @@ use crate::io::Port;
 use io_uring::{opcode, squeue::Entry};
 use std::time::Instant;
 
-/// Does nothing, by way of the kernel: one trip through the ring.
+/// Does nothing, by way of the kernel: one trip through the ring. Dropping it loses nothing.
 #[derive(Debug, Default)]
 pub struct Nop;
 
@@ -68,7 +68,7 @@ impl Operation for Nop {
 
 /// Completes at an instant. Kept in the proactor's own deadline queue on every backend, so a
 /// timer costs no submission; resolution is that of the wait itself (nanoseconds asked for,
-/// see the timer slack in `prctl(2)`).
+/// see the timer slack in `prctl(2)`). Dropping it loses nothing.
 #[derive(Debug)]
 pub struct Timer {
     at_ns: u64,

@@ -16,7 +16,8 @@ use crate::sys::calls;
 use io_uring::{opcode, squeue::Entry, types};
 use std::os::fd::{AsRawFd, OwnedFd};
 
-/// Moves a range of a file to a stream socket.
+/// Moves a range of a file to a stream socket. Dropping it cancels it; how much had gone out is
+/// then unknown to the caller, and nothing is lost from the file.
 #[derive(Debug)]
 pub struct Transfer {
     pub(crate) file: DescId,

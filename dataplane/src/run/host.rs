@@ -14,26 +14,22 @@
 //!
 //! # Inside tokio
 //!
-//! On a current-thread runtime, in a `LocalSet`: tokio's `AsyncFd` is the way to wait, and its
-//! `async_io` the loop around it.
+//! On a current-thread runtime, or in a `LocalSet`, with the feature `tokio`:
 //!
 //! ```
 //! use dataplane::{Backend, Hosted, Options, Proactor};
-//! use tokio::io::{Interest, unix::AsyncFd};
 //!
 //! # fn main() -> Result<(), Box<dyn std::error::Error>> {
 //! let tokio = tokio::runtime::Builder::new_current_thread().enable_io().build()?;
 //! let io = Proactor::with(Options::default().backend(Backend::Epoll))?;
-//! let answer = tokio.block_on(async {
-//!     let watched = AsyncFd::with_interest(Hosted::new(&io)?, Interest::READABLE)?;
-//!     let readable = || watched.async_io(Interest::READABLE, |hosted| hosted.check());
-//!     let work = async { io.nop().await.map(|()| 42) };
-//!     Ok::<_, Box<dyn std::error::Error>>(watched.get_ref().drive(readable, work).await??)
-//! })?;
+//! let work = async { io.nop().await.map(|()| 42) };
+//! let answer = tokio.block_on(Hosted::new(&io)?.drive_in_tokio(work))??;
 //! assert_eq!(answer, 42);
 //! # Ok(())
 //! # }
 //! ```
+//!
+//! Any other host: [`drive`](Hosted::drive), or [`turn`](Hosted::turn) by hand.
 //!
 //! # Limits
 //!
@@ -59,7 +55,7 @@ use std::pin::pin;
 use std::task::Poll;
 use std::time::Duration;
 
-const NAME: &str = "host";
+pub(super) const NAME: &str = "host";
 
 /// What a host does after a turn.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -9,4 +9,6 @@ pub(crate) mod ready;
 pub(crate) mod submitter;
 pub(crate) mod task;
 pub(crate) mod thread;
+#[cfg(feature = "tokio")]
+mod tokio;
 mod topology;

@@ -13,7 +13,6 @@ use std::pin::pin;
 use std::sync::Arc;
 use std::task::Poll;
 use std::time::{Duration, Instant};
-use tokio::io::{Interest, unix::AsyncFd};
 use tokio::task::{LocalSet, spawn_local};
 
 /// The cases of this file.
@@ -69,18 +68,12 @@ fn hosted(io: &Proactor) -> Option<Hosted> {
     }
 }
 
-async fn drive<F: Future>(hosted: Hosted, future: F) -> dataplane::Result<F::Output> {
-    let watched = AsyncFd::with_interest(hosted, Interest::READABLE).expect("tokio takes it");
-    let readable = || watched.async_io(Interest::READABLE, |hosted| hosted.check());
-    watched.get_ref().drive(readable, future).await
-}
-
 /// Runs `work` in tokio while the proactor is driven by a task of its own.
 fn beside<F: Future>(cx: &Cx<'_>, work: impl FnOnce(Proactor) -> F) -> Option<F::Output> {
     let driven = hosted(cx.io)?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_io().build();
     let value = LocalSet::new().block_on(&runtime.expect("a runtime"), async {
-        let driver = spawn_local(drive(driven, pending::<()>()));
+        let driver = spawn_local(driven.drive_in_tokio(pending::<()>()));
         // Asleep before the work begins: nothing is handed over unless the work wakes it.
         tokio::task::yield_now().await;
         tokio::task::yield_now().await;
@@ -95,7 +88,7 @@ fn beside<F: Future>(cx: &Cx<'_>, work: impl FnOnce(Proactor) -> F) -> Option<F:
 fn inside<F: Future>(cx: &Cx<'_>, work: impl FnOnce(Proactor) -> F) -> Option<F::Output> {
     let driven = hosted(cx.io)?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_io().build();
-    let value = runtime.expect("a runtime").block_on(drive(driven, work(cx.io.clone())));
+    let value = runtime.expect("a runtime").block_on(driven.drive_in_tokio(work(cx.io.clone())));
     Some(value.expect("driven to its end"))
 }
 
@@ -128,7 +121,10 @@ fn a_deadline(cx: &Cx<'_>) -> Result<(), Skip> {
             sleep.await.expect("slept");
             assert!(Instant::now() >= at, "too early");
         }
-        let late = io.sleep_until(far()).timeout(Duration::from_millis(1)).await;
+        let (one, _two) = std::os::unix::net::UnixStream::pair().expect("two descriptors");
+        let socket = io.adopt_socket(one).expect("room for a descriptor");
+        let silent = socket.ready(dataplane::Interest::READABLE);
+        let late = silent.timeout(Duration::from_millis(1)).await;
         assert_eq!(late.expect_err("too late").kind(), ErrorKind::TimedOut);
     });
     Ok(())
@@ -310,7 +306,7 @@ fn two_proactors(cx: &Cx<'_>) -> Result<(), Skip> {
     let other = Proactor::with(cx.options.clone()).expect("a second one");
     let Some(second) = hosted(&other) else { return Ok(()) };
     beside(cx, |io| async move {
-        let driver = spawn_local(drive(second, pending::<()>()));
+        let driver = spawn_local(second.drive_in_tokio(pending::<()>()));
         for _ in 0..10 {
             io.nop().await.expect("of the first");
             other.nop().await.expect("of the second");
@@ -330,7 +326,7 @@ fn driven_again(cx: &Cx<'_>) -> Result<(), Skip> {
     let sleep = cx.io.sleep_until(far()).submit().expect("room");
     {
         // Dropped while it sleeps.
-        let mut asleep = pin!(drive(one, sleep));
+        let mut asleep = pin!(one.drive_in_tokio(sleep));
         runtime.block_on(async {
             for _ in 0..10 {
                 let pending = poll_fn(|cx| Poll::Ready(asleep.as_mut().poll(cx).is_pending()));
@@ -340,7 +336,7 @@ fn driven_again(cx: &Cx<'_>) -> Result<(), Skip> {
         });
     }
     let nop = cx.io.nop();
-    let ended = runtime.block_on(drive(two, async move { nop.await }));
+    let ended = runtime.block_on(two.drive_in_tokio(async move { nop.await }));
     ended.expect("driven to its end").expect("a no-op");
     Ok(())
 }
@@ -373,7 +369,7 @@ fn the_end(cx: &Cx<'_>) -> Result<(), Skip> {
     let Some(driven) = hosted(&io) else { return Ok(()) };
     let runtime = tokio::runtime::Builder::new_current_thread().enable_io().build();
     let ended = LocalSet::new().block_on(&runtime.expect("a runtime"), async {
-        let driver = spawn_local(drive(driven, pending::<()>()));
+        let driver = spawn_local(driven.drive_in_tokio(pending::<()>()));
         for _ in 0..10 {
             tokio::task::yield_now().await;
         }

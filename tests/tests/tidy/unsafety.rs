@@ -64,6 +64,7 @@ const MODULES: &[(&str, &str)] = &[
     ("dataplane/src/io/pass.rs", "promises about memory that another process can write"),
     ("dataplane/src/op/file.rs", "a helper thread reads or writes memory its operation owns"),
     ("dataplane/src/remote/queue.rs", "values handed from thread to thread in shared cells"),
+    ("dataplane/src/run/tokio.rs", "a promise to tokio's reactor about a descriptor"),
     ("dataplane/src/sys/calls.rs", "the system calls of the readiness backend"),
     ("dataplane/src/sys/fork.rs", "the page that is wiped in a forked child"),
     ("dataplane/src/sys/helpers.rs", "signal masks of helper threads"),

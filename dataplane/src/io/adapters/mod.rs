@@ -51,8 +51,7 @@ impl<P: Port> Socket<P> {
         Ok(Reader::new(self.receive_all(pool).submit()?))
     }
 
-    /// A byte stream to the peer, sent from leases of `slab`: as many bytes are under way at once
-    /// as it has room for.
+    /// A byte stream to the peer, sent from leases of `slab`: up to eight are under way at once.
     pub fn writer(&self, slab: &Slab) -> Writer<P> {
         Writer::new(self.clone(), slab.clone())
     }

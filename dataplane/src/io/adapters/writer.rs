@@ -1,8 +1,8 @@
 //! Writing to a socket as a byte stream.
 //!
 //! A write takes a lease, copies into it and submits its send; sends of one socket go out in the
-//! order they were submitted, so several are under way at once, as many as the slab has slots. A
-//! full slab makes the next write wait.
+//! order they were submitted, so several are under way at once: up to [`SENDS`], and as many as the
+//! slab has slots. Beyond that the next write waits.
 
 use crate::error::{Error, ErrorKind, Result};
 use crate::io::{Local, Port, Socket};
@@ -14,12 +14,17 @@ use std::future::Future;
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 
+/// Most sends under way: enough for the next to be there when one is done, and few beside the
+/// operations the loop has room for.
+const SENDS: usize = 8;
+
 /// A byte stream to a socket's peer: `AsyncWrite` of `futures-io`, and of tokio with the feature
 /// `tokio`. Made by [`Socket::writer`](crate::Socket::writer).
 ///
 /// A write is done when its bytes are copied and their send is submitted; flushing waits until the
 /// kernel has taken all of them, and closing flushes and then ends the sending direction. Writing
-/// is cancel safe. What a send failed with is reported by the next call and every later one.
+/// is cancel safe. What a send failed with is reported by the next call and every later one; a write
+/// that is refused because the loop has no room (Exhausted) took nothing and may be tried again.
 /// Dropping the writer cancels sends that were not flushed: their bytes may be lost.
 pub struct Writer<P: Port = Local> {
     socket: Socket<P>,
@@ -95,6 +100,9 @@ impl<P: Port> Writer<P> {
         if bytes.is_empty() {
             return Poll::Ready(Ok(0));
         }
+        if self.sends.len() >= SENDS {
+            return Poll::Pending;
+        }
         let mut lease = ready!(self.poll_room(cx));
         let count = bytes.len().min(lease.len());
         lease.truncate(count);
@@ -104,10 +112,12 @@ impl<P: Port> Writer<P> {
                 self.sends.push_back(send);
                 Poll::Ready(Ok(count))
             }
-            // The end of a send that is under way makes room, and wakes.
-            Err(full) if full.kind() == ErrorKind::Exhausted && !self.sends.is_empty() => {
-                Poll::Pending
-            }
+            // The end of a send that is under way makes room, and wakes. Without one the caller
+            // may try again: nothing was taken.
+            Err(full) if full.kind() == ErrorKind::Exhausted => match self.sends.is_empty() {
+                true => Poll::Ready(Err(full.error)),
+                false => Poll::Pending,
+            },
             Err(failed) => Poll::Ready(Err(self.fail(failed.error))),
         }
     }

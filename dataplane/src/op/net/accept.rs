@@ -16,14 +16,15 @@ use io_uring::{opcode, squeue::Entry};
 
 /// Accepts one connection (`accept4(2)`).
 ///
-/// Dropping it before it completes loses no connection: one that arrived meanwhile is closed, as
-/// if the peer's connection had been refused after the handshake.
+/// Dropping it before it completes may lose one connection: one that was accepted meanwhile is
+/// closed, and its peer sees the end. Those still in the listener's queue stay there.
 #[derive(Debug)]
 pub struct Accept {
     pub(crate) listener: DescId,
 }
 
-/// Accepts connections until it is cancelled: a stream of sockets.
+/// Accepts connections until it is cancelled: a stream of sockets. Dropping the stream closes those
+/// that were accepted and not taken; their peers see the end.
 #[derive(Debug)]
 pub struct AcceptMany {
     pub(crate) listener: DescId,

@@ -11,7 +11,8 @@ use io_uring::{opcode, squeue::Entry};
 
 /// Connects a socket to an address (`connect(2)`).
 ///
-/// A cancelled connect leaves the socket in whatever state the kernel had reached; close it.
+/// A cancelled or dropped connect leaves the socket in whatever state the kernel had reached; close
+/// it.
 #[derive(Debug)]
 pub struct Connect {
     pub(crate) socket: DescId,

@@ -14,6 +14,7 @@ use io_uring::{opcode, squeue::Entry};
 use regions::{Lease, Span};
 
 /// Sends one datagram to an address (`sendmsg(2)`): all of it or an error.
+/// Dropping it sends the datagram or does not; the span lives until the kernel is done with it.
 #[derive(Debug)]
 pub struct SendTo {
     pub(crate) socket: DescId,

@@ -183,7 +183,8 @@ impl HoldsBuffer for Recv {
     }
 }
 
-/// Receives into several leases in order (`recvmsg(2)`); up to 8 without allocation.
+/// Receives into several leases in order (`recvmsg(2)`); up to 8 without allocation. Dropping it
+/// before it completes may lose bytes, as for [`Recv`].
 #[derive(Debug)]
 pub struct RecvVectored {
     pub(crate) socket: DescId,
@@ -264,7 +265,9 @@ impl HoldsBuffer for RecvVectored {
     }
 }
 
-/// Receives once into a buffer of a pool: no buffer is held while nothing arrives.
+/// Receives once into a buffer of a pool: no buffer is held while nothing arrives. Dropping it
+/// before it completes may lose bytes that had already been moved into a buffer, which returns to
+/// the pool.
 #[derive(Debug)]
 pub struct RecvPool {
     pub(crate) arm: PoolArm,

@@ -46,7 +46,8 @@ pub struct Send {
     progress: Progress,
 }
 
-/// Sends several spans in order (`sendmsg(2)`); up to 8 without allocation.
+/// Sends several spans in order (`sendmsg(2)`); up to 8 without allocation. Dropping it cancels it,
+/// as for [`Send`].
 #[derive(Debug)]
 pub struct SendVectored {
     pub(crate) socket: DescId,
