@@ -21,6 +21,7 @@ pub mod registration;
 pub mod remote;
 pub mod shutdown;
 pub mod stream;
+pub mod submitter;
 pub mod tcp;
 pub mod timeouts;
 pub mod timers;
@@ -55,6 +56,7 @@ const LISTS: &[&[Case]] = &[
     remote::CASES,
     shutdown::CASES,
     stream::CASES,
+    submitter::CASES,
     tcp::CASES,
     timeouts::CASES,
     timers::CASES,
