@@ -3,7 +3,7 @@
 
 use super::remote::parked;
 use crate::{Case, Cx, Skip};
-use dataplane::{ErrorKind, Handle, Nop, Options, Proactor, Request, Submit, Submitter};
+use dataplane::{ErrorKind, Handle, Nop, Proactor, Request, Submit, Submitter};
 use futures_util::future::{FutureExt, join_all};
 use std::future::{Future, IntoFuture};
 use std::pin::Pin;
