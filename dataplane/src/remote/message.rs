@@ -15,7 +15,7 @@
 //! * Ok means queued. The handler gets it in a later poll, at most [`PER_TURN`] in one turn of the
 //!   loop; what arrives while there is no handler is counted ([`Stats::unhandled_messages`]), and
 //!   so goes what a proactor that shuts down has not handed over yet.
-//! * A full queue is an error that a later try clears; a proactor that is gone is an error for good.
+//! * A full queue is an error that a later try clears; a proactor that is gone is one for good.
 //! * A message is never mistaken for a completion: it does not pass the queue that completions
 //!   come by, and no part of it names an operation.
 //!
@@ -25,7 +25,15 @@
 //! one of three backends, and not a signal handler; a sender can write any result and user data it
 //! likes, so that only a tag keeps a message from being taken for a completion; a target whose
 //! completion queue is full or which is gone gives EOVERFLOW or EBADFD afterwards, to be turned
-//! back into an order per sender; and it is slower.
+//! back into an order per sender.
+//!
+//! Nor is it faster. Measured from one thread to another on two busy processors, in ns a message:
+//! one at a time both cost a wake (13,500 to 17,300 by ring, 11,500 to 17,300 by queue); sent
+//! singly with up to 4096 under way 2,700 to 4,500 against 330 to 510; by 64 to an enter, 660 to
+//! 1,900 against 260 to 540. The ring was ahead where 64 are sent and then awaited, one enter and
+//! one wake for all of them (910 to 1,600), while every push woke a loop that had fallen asleep
+//! again (6,700 to 10,400): that is what the owner's look before it sleeps is for, see the head of
+//! `patience.rs`.
 //!
 //! [`Options::messages`]: crate::Options::messages
 //! [`Stats::unhandled_messages`]: crate::Stats::unhandled_messages

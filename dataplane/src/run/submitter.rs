@@ -151,10 +151,14 @@ fn run(io: &Proactor, over: &AtomicBool) {
     loop {
         // Acquire: what was queued before the last handle went is seen below.
         let ending = over.load(Ordering::Acquire);
-        if ending && shared.is_empty() && io.stats().in_flight == 0 {
+        let is_idle = io.stats().in_flight == 0;
+        if ending && is_idle && shared.is_empty() {
             return;
         }
-        match catch_unwind(AssertUnwindSafe(|| io.poll(Wait::Forever))) {
+        // At the end, what is queued may come to nothing that would end a sleep: a call, or an
+        // operation whose submission was dropped.
+        let wait = if ending && is_idle { Wait::Now } else { Wait::Forever };
+        match catch_unwind(AssertUnwindSafe(|| io.poll(wait))) {
             // The panic hook has told about it.
             Ok(Ok(_)) | Err(_) => {}
             Ok(Err(_)) => return,

@@ -32,6 +32,7 @@ pub mod sequence_made;
 pub mod shutdown;
 pub mod spawn;
 pub mod stream;
+pub mod submitter;
 pub mod tasks;
 pub mod tcp;
 pub mod timeouts;
@@ -80,6 +81,7 @@ const LISTS: &[&[Case]] = &[
     shutdown::CASES,
     spawn::CASES,
     stream::CASES,
+    submitter::CASES,
     tasks::CASES,
     tcp::CASES,
     timeouts::CASES,

@@ -6,6 +6,7 @@
 mod child;
 
 mod fork;
+mod handoff;
 mod limits;
 mod owned_signals;
 mod passing;

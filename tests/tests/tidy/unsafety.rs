@@ -89,6 +89,7 @@ const MODULES: &[(&str, &str)] = &[
     ("tests/tests/process/child/allocations.rs", "a counting allocator"),
     ("tests/tests/process/child/mod.rs", "a test that forks"),
     ("tests/tests/process/child/system_calls.rs", "a test that counts system calls by ptrace"),
+    ("tests/tests/process/handoff.rs", "a test with a signal handler of its own"),
     ("tests/tests/process/passing.rs", "the promise that comes with a passed slab"),
     (
         "tools/tests/doctor.rs",
