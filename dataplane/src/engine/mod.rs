@@ -17,6 +17,7 @@ pub(crate) use state::{deadlines, descriptors, groups, registry, scratch, slots,
 use crate::backend::{AnyBackend, Event, OpId};
 use crate::error::Error;
 use crate::options::Options;
+use crate::proactor::spin::Spin;
 use crate::remote::cell::Adopted;
 use crate::remote::inbox::ForeignCall;
 use deadlines::Deadlines;
@@ -126,6 +127,8 @@ pub(crate) struct Engine {
     /// Operations that may still be attempted at once instead of going to the backend; more than
     /// none only while a context runs a handler.
     pub(crate) inline: u32,
+    /// How long the loop looks before it sleeps.
+    pub(crate) spin: Spin,
     /// Wakes this proactor's loop; given to whatever the engine itself waits for.
     pub(crate) self_waker: Waker,
 }

@@ -54,6 +54,12 @@ pub struct Stats {
     /// Operations finished at their submission, by a call that did not block: only inside the
     /// handlers of a [`LocalContext`](crate::LocalContext).
     pub inline: u64,
+    /// Times that looking before sleeping ([`Options::spin`]) found something.
+    ///
+    /// [`Options::spin`]: crate::Options::spin
+    pub spin_hits: u64,
+    /// Times that it found nothing, so that the loop slept after all.
+    pub spin_misses: u64,
     /// Zero-copy sends the kernel really did not copy.
     pub zero_copy_sent: u64,
     /// Zero-copy sends the kernel copied after all.
@@ -142,6 +148,8 @@ impl Engine {
             timed_out: counters.timed_out,
             foreign_submissions: counters.foreign_submissions,
             inline: counters.inline,
+            spin_hits: self.spin.hits,
+            spin_misses: self.spin.misses,
             zero_copy_sent: counters.zero_copy_sent,
             zero_copy_copied: counters.zero_copy_copied,
             overflows: self.backend.as_ref().map_or(0, |backend| backend.overflows()),

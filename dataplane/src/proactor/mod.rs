@@ -16,6 +16,7 @@
 mod inspect;
 pub(crate) mod loop_waker;
 pub(crate) mod options;
+pub(crate) mod spin;
 
 use crate::backend::{self, Fatal, OpId, Until};
 use crate::engine::deadlines::{Deadlines, coarse_ns, instant_to_ns, now_ns};
@@ -34,6 +35,7 @@ use crate::remote::inbox::{self, Left, Shared};
 use crate::sys::fork::Origin;
 use crate::sys::helpers::Helpers;
 use loop_waker::LoopWaker;
+use spin::Spin;
 use std::cell::{Cell, RefCell, RefMut};
 use std::collections::VecDeque;
 use std::fmt;
@@ -307,6 +309,7 @@ impl Proactor {
         let mut table = Table::new(bound, options.descriptors, helpers, shared.clone());
         table.capabilities = backend.capabilities();
         let self_waker = Waker::from(LoopWaker::new(shared.clone(), false));
+        let spin = Spin::new(options.spin);
         let engine = Engine {
             table,
             backend: Some(backend),
@@ -324,6 +327,7 @@ impl Proactor {
             swept: u64::MAX,
             commands_left: false,
             inline: 0,
+            spin,
             self_waker,
         };
         let inner = Rc::new(Inner {
@@ -405,10 +409,18 @@ impl Proactor {
             woken |= shared.take_wake() | shared.take_wake_here();
             let idle = engine.table.slots.delivered == before && !woken;
             let mut until = engine.until(if idle { wanted } else { Until::Now });
-            if until != Until::Now && !shared.arm(seen) {
+            let found = match until != Until::Now && engine.spin.is_on() {
+                true => engine.spin(until, seen),
+                false => Ok(false),
+            };
+            if matches!(found, Ok(false)) && until != Until::Now && !shared.arm(seen) {
                 until = Until::Now;
             }
-            let waited = engine.wait(until);
+            let waited = match found {
+                Ok(false) => engine.wait(until),
+                Ok(true) => Ok(()),
+                Err(fatal) => Err(fatal),
+            };
             if !engine.fire.is_empty() {
                 drop(engine);
                 inner.fire_each();

@@ -7,10 +7,13 @@ pub mod callbacks;
 pub mod cancel;
 pub mod cancel_race;
 pub mod close;
+pub mod context;
 pub mod core;
 pub mod datagram;
 pub mod descriptor;
+pub mod driver;
 pub mod file;
+pub mod local_context;
 pub mod memory;
 mod net;
 pub mod options;
@@ -19,8 +22,10 @@ pub mod readiness;
 pub mod registration;
 pub mod remote;
 pub mod shutdown;
+pub mod spin;
 pub mod stream;
 pub mod tcp;
+pub mod thread;
 pub mod timeouts;
 pub mod timers;
 pub mod transfer;
@@ -41,10 +46,13 @@ const LISTS: &[&[Case]] = &[
     cancel::CASES,
     cancel_race::CASES,
     close::CASES,
+    context::CASES,
     core::CASES,
     datagram::CASES,
     descriptor::CASES,
+    driver::CASES,
     file::CASES,
+    local_context::CASES,
     memory::CASES,
     options::CASES,
     pool::CASES,
@@ -52,8 +60,10 @@ const LISTS: &[&[Case]] = &[
     registration::CASES,
     remote::CASES,
     shutdown::CASES,
+    spin::CASES,
     stream::CASES,
     tcp::CASES,
+    thread::CASES,
     timeouts::CASES,
     timers::CASES,
     transfer::CASES,

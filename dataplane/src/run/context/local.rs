@@ -29,7 +29,7 @@ use super::frames::{self, Frame};
 use super::join::{self, LocalJoin};
 use super::local_task::{Tasks, Woken};
 use super::panics::Panics;
-use super::{INLINE_BUDGET, gone};
+use super::{INLINE_BUDGET, gone, is_past};
 use crate::engine::Engine;
 use crate::error::{Failed, Result};
 use crate::io::Local;
@@ -42,7 +42,6 @@ use std::fmt;
 use std::future::Future;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::time::Instant;
 
 /// Handlers between two looks at completions and timers.
 const REAP_EVERY: u32 = 32;
@@ -244,12 +243,7 @@ impl Core {
                 self.busy.set(self.busy.get() + 1);
                 return Ok(Some(job));
             }
-            let over = match wait {
-                Wait::Now => true,
-                Wait::Forever => false,
-                Wait::Until(at) => Instant::now() >= at,
-            };
-            if polled && over {
+            if polled && (wait == Wait::Now || is_past(wait)) {
                 return Ok(None);
             }
             self.reap(wait)?;
@@ -410,6 +404,9 @@ impl LocalContext {
         {
             core.execute(job);
             count += 1;
+            if is_past(wait) {
+                break;
+            }
         }
         Ok(count)
     }

@@ -76,6 +76,7 @@ pub use join::{Join, LocalJoin};
 use std::fmt;
 use std::future::Future;
 use std::sync::Arc;
+use std::time::Instant;
 
 /// Calls of one dispatched handler that may be finished on the spot, unless it is set otherwise.
 pub(crate) const INLINE_BUDGET: u32 = 16;
@@ -215,6 +216,9 @@ impl Context {
         let mut count = 0;
         while runner.one(wait) {
             count += 1;
+            if is_past(wait) {
+                break;
+            }
         }
         Ok(count)
     }
@@ -414,6 +418,11 @@ impl ContextHandle {
         self.core.work_begins();
         WorkGuard { core: self.core.clone() }
     }
+}
+
+/// Whether the caller's time is up, which handlers without end must not hide.
+fn is_past(wait: Wait) -> bool {
+    matches!(wait, Wait::Until(at) if Instant::now() >= at)
 }
 
 /// The error of what outlived its context.
