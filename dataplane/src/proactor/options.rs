@@ -99,8 +99,8 @@ pub struct Options {
     /// Undelivered results of one multishot operation before it is paused. Default 64.
     pub undelivered: usize,
     /// Longest that a poll looks for completions before it lets its thread sleep; adapts downwards
-    /// while that finds nothing. For a core that has nothing else to do and answers that come within
-    /// microseconds; at most a second. Default: none, it sleeps at once.
+    /// while that finds nothing. For a core that has nothing else to do and answers that come
+    /// within microseconds; at most a second. Default: none, it sleeps at once.
     pub spin: Option<Duration>,
     /// CPU to pin the polling thread to when the proactor is made. Default: none.
     pub cpu: Option<u32>,

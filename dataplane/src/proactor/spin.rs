@@ -1,11 +1,11 @@
-//! Looking before sleeping: a bounded time in which the loop asks for completions instead of letting
-//! the kernel put its thread to sleep and wake it again.
+//! Looking before sleeping: a bounded time in which the loop asks for completions instead of
+//! letting the kernel put its thread to sleep and wake it again.
 //!
 //! It pays where the next completion comes within a few microseconds and the core has nothing else
 //! to do; it costs a core where it does not, so it is off unless [`Options::spin`] says otherwise.
 //! One look is a wait for nothing. On io_uring that reads two words of shared memory: work that the
-//! kernel has deferred to the loop shows in the queue's TASKRUN flag (IORING_SETUP_TASKRUN_FLAG, see
-//! io_uring_setup(2)), and only then is the ring entered. On the readiness backends a look is a
+//! kernel has deferred to the loop shows in the queue's TASKRUN flag (IORING_SETUP_TASKRUN_FLAG,
+//! see io_uring_setup(2)), and only then is the ring entered. On the readiness backends a look is a
 //! system call. What other threads bring is seen too, before they would have to ring the bell.
 //!
 //! The time adapts: a spin that found nothing halves the next, one that found something doubles it,

@@ -15,12 +15,13 @@
 //! # The inline budget
 //!
 //! While a handler or task runs, an operation that need not wait is finished on the spot: a receive
-//! whose bytes are there, a send that fits the socket's buffer. The system call is attempted without
-//! blocking at once, the result is there when the future is first polled, and neither the ring nor
-//! the queue is gone through. Each attempt that succeeds takes one from the handler's budget; when
-//! it is spent operations go to the ring, so a connection that always has data does not keep others
-//! waiting. Order is kept: an operation is attempted only when it is at the head of its socket's
-//! line. Sends that are to avoid copies are never attempted, since the plain call copies.
+//! whose bytes are there, a send that fits the socket's buffer. The system call is attempted
+//! without blocking at once, the result is there when the future is first polled, and neither the
+//! ring nor the queue is gone through. Each attempt that succeeds takes one from the handler's
+//! budget; when it is spent operations go to the ring, so a connection that always has data does
+//! not keep others waiting. Order is kept: an operation is attempted only when it is at the head of
+//! its socket's line. Sends that are to avoid copies are never attempted, since the plain call
+//! copies.
 //!
 //! Callbacks of operations ([`Request::on_complete`](crate::Request::on_complete)) run inside the
 //! poll, as on any proactor; they are not handlers of the context and count as no work.
