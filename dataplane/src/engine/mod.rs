@@ -18,6 +18,7 @@ pub(crate) use state::{deadlines, descriptors, groups, registry, scratch, slots,
 use crate::backend::{AnyBackend, Event, OpId};
 use crate::error::Error;
 use crate::options::Options;
+use crate::proactor::spin::Spin;
 use crate::remote::cell::Adopted;
 use crate::remote::inbox::ForeignCall;
 use crate::remote::message::Messages;
@@ -145,6 +146,8 @@ pub(crate) struct Engine {
     /// none only while a context runs a handler.
     pub(crate) inline: u32,
     pub(crate) patience: Patience,
+    /// How long the loop looks before it sleeps.
+    pub(crate) spin: Spin,
     /// Wakes this proactor's loop; given to whatever the engine itself waits for.
     pub(crate) self_waker: Waker,
     /// The tasks in line; those woken on other threads are put there by the sweep.

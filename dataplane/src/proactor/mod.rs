@@ -17,6 +17,7 @@ mod inspect;
 pub(crate) mod loop_waker;
 pub(crate) mod options;
 pub(crate) mod rest;
+pub(crate) mod spin;
 
 use crate::backend::{self, Fatal, OpId, Until};
 use crate::engine::deadlines::{Deadlines, coarse_ns, instant_to_ns, now_ns};
@@ -41,6 +42,7 @@ use crate::run::ready::Ready as RunQueue;
 use crate::sys::fork::Origin;
 use crate::sys::helpers::Helpers;
 use loop_waker::LoopWaker;
+use spin::Spin;
 use std::cell::{Cell, RefCell, RefMut};
 use std::collections::{HashMap, VecDeque};
 use std::fmt;
@@ -361,6 +363,7 @@ impl Proactor {
         let run_queue = RunQueue::new(shared.clone());
         let self_waker = Waker::from(LoopWaker::new(shared.clone(), false));
         let trace = Trace::new(&options.name, backend.choice(), fallback.as_deref());
+        let spin = Spin::new(options.spin);
         let engine = Engine {
             table,
             backend: Some(backend),
@@ -382,6 +385,7 @@ impl Proactor {
             messages: Messages::default(),
             inline: 0,
             patience: Patience::new(),
+            spin,
             self_waker,
             run_queue: run_queue.clone(),
             resting: false,
@@ -474,10 +478,21 @@ impl Proactor {
             let tasks = inner.executor.ready.waiting();
             let idle = engine.table.slots.delivered == before && !woken && tasks == 0;
             let mut until = engine.until(if idle { wanted } else { Until::Now });
-            if until != Until::Now && (engine.looks(shared, seen, until) || !shared.arm(seen)) {
+            let found = match until != Until::Now && engine.spin.is_on() {
+                true => engine.spin(until, seen),
+                false => Ok(false),
+            };
+            if matches!(found, Ok(false))
+                && until != Until::Now
+                && (engine.looks(shared, seen, until) || !shared.arm(seen))
+            {
                 until = Until::Now;
             }
-            let waited = engine.wait(until);
+            let waited = match found {
+                Ok(false) => engine.wait(until),
+                Ok(true) => Ok(()),
+                Err(fatal) => Err(fatal),
+            };
             if inner.has_user_code(&engine) {
                 drop(engine);
                 woken |= inner.run_user_code();

@@ -100,6 +100,10 @@ pub struct Options {
     pub helpers: usize,
     /// Undelivered results of one multishot operation before it is paused. Default 64.
     pub undelivered: usize,
+    /// Longest that a poll looks for completions before it lets its thread sleep; adapts downwards
+    /// while that finds nothing. For a core that has nothing else to do and answers that come
+    /// within microseconds; at most a second. Default: none, it sleeps at once.
+    pub spin: Option<Duration>,
     /// CPU to pin the polling thread to when the proactor is made. Default: none.
     pub cpu: Option<u32>,
     /// Seed of the fault injector, for tests. Default: none.
@@ -125,6 +129,7 @@ impl Default for Options {
             descriptors: 65536,
             helpers: 4,
             undelivered: 64,
+            spin: None,
             cpu: None,
             faults: None,
         }
@@ -170,6 +175,9 @@ impl Options {
         if self.sqpoll.is_some_and(|sqpoll| sqpoll.idle < Duration::from_millis(1)) {
             return invalid("the SQPOLL idle time must be at least 1 ms (0 would mean 1 s)".into());
         }
+        if self.spin.is_some_and(|spin| spin > Duration::from_secs(1)) {
+            return invalid("spin must be at most a second; the loop sleeps after it".into());
+        }
         Ok(())
     }
 }
@@ -205,6 +213,8 @@ setters! {
     helpers: usize => helpers;
     /// Sets [`Options::undelivered`].
     undelivered: usize => undelivered;
+    /// Sets [`Options::spin`].
+    spin: Duration => Some(spin);
     /// Sets [`Options::cpu`].
     cpu: u32 => Some(cpu);
     /// Sets the fault injector's seed.

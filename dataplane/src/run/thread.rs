@@ -2,13 +2,13 @@
 //!
 //! The thread makes the proactor, polls it until it is asked to stop, and shuts it down. Everything
 //! else goes through its [`Handle`]: operations, calls, wakes. Code that must run on the thread
-//! itself (sockets and tasks that stay there) is brought by [`start_with`](ProactorThread::start_with)
-//! or [`Handle::call`].
+//! itself (sockets and tasks that stay there) is brought by
+//! [`start_with`](ProactorThread::start_with) or [`Handle::call`].
 //!
 //! # Who ends what
 //!
-//! - `start` returns when the proactor stands. If it cannot be made, or the caller's set-up fails or
-//!   panics, the thread has ended by the time the error is returned.
+//! - `start` returns when the proactor stands. If it cannot be made, or the caller's set-up fails
+//!   or panics, the thread has ended by the time the error is returned.
 //! - A stop is a flag and a wake, so it ends a poll that sleeps. Asking twice is asking once.
 //! - A panic of the caller's code leaves `poll`, as it does on any thread, and here there is nobody
 //!   else to catch it: the loop ends, what was in flight is cancelled and told so, handles give
@@ -21,6 +21,7 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::options::Options;
 use crate::proactor::{Proactor, Wait};
 use crate::remote::handle::Handle;
+use crate::remote::inbox;
 use crate::sys::limits;
 use std::any::Any;
 use std::fmt;
@@ -164,8 +165,13 @@ impl ProactorThread {
     }
 
     fn end(&mut self) -> Result<Option<Leaked>> {
-        self.request_stop();
         let Some(thread) = self.thread.take() else { return Ok(None) };
+        if !self.handle.shared().origin.is_here() {
+            // A forked child has no such thread to wait for, nor anything of it to undo.
+            std::mem::forget(thread);
+            return Err(inbox::forked(JOIN));
+        }
+        self.request_stop();
         if thread.thread().id() == thread::current().id() {
             let message = "called on the thread itself, which ends when it returns to its loop";
             return Err(Error::new(JOIN, ErrorKind::Busy, message));

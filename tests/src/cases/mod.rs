@@ -8,12 +8,15 @@ pub mod callbacks;
 pub mod cancel;
 pub mod cancel_race;
 pub mod close;
+pub mod context;
 pub mod core;
 pub mod datagram;
 pub mod descriptor;
+pub mod driver;
 pub mod file;
 pub mod hosted;
 pub mod io_source;
+pub mod local_context;
 pub mod memory;
 pub mod message;
 pub mod metrics;
@@ -31,10 +34,12 @@ pub mod sequence;
 pub mod sequence_made;
 pub mod shutdown;
 pub mod spawn;
+pub mod spin;
 pub mod stream;
 pub mod submitter;
 pub mod tasks;
 pub mod tcp;
+pub mod thread;
 pub mod timeouts;
 pub mod timers;
 pub mod transfer;
@@ -58,12 +63,15 @@ const LISTS: &[&[Case]] = &[
     cancel::CASES,
     cancel_race::CASES,
     close::CASES,
+    context::CASES,
     core::CASES,
     datagram::CASES,
     descriptor::CASES,
+    driver::CASES,
     file::CASES,
     hosted::CASES,
     io_source::CASES,
+    local_context::CASES,
     memory::CASES,
     message::CASES,
     metrics::CASES,
@@ -80,10 +88,12 @@ const LISTS: &[&[Case]] = &[
     sequence_made::CASES,
     shutdown::CASES,
     spawn::CASES,
+    spin::CASES,
     stream::CASES,
     submitter::CASES,
     tasks::CASES,
     tcp::CASES,
+    thread::CASES,
     timeouts::CASES,
     timers::CASES,
     transfer::CASES,

@@ -6,10 +6,13 @@ use crate::child;
 
 use crate::child::{Ended, forked};
 use dataplane::regions::Slab;
-use dataplane::{Backend, ErrorKind, OpenOptions, Options, Proactor, Wait};
+use dataplane::{Backend, Context, ErrorKind, OpenOptions, Options, Placement, Proactor};
+use dataplane::{ProactorPool, ProactorThread, Wait};
+use std::cell::RefCell;
 use std::future::IntoFuture;
 use std::io::Write;
 use std::os::unix::net::UnixStream;
+use std::sync::Arc;
 use std::time::Duration;
 
 /// Runs `body` with a proactor of each backend there is.
@@ -59,6 +62,47 @@ fn every_call_in_the_child_says_forked() {
         });
         assert_eq!(ended, Ended::Code(GOOD));
         io.block_on(nop).unwrap().unwrap();
+    });
+}
+
+/// What the child has of them are copies of memory: the threads are the parent's.
+#[test]
+fn contexts_and_threads_are_the_parents() {
+    child::alone(module_path!(), "contexts_and_threads_are_the_parents", || {
+        let context = RefCell::new(Some(Context::start(Options::default()).unwrap()));
+        let thread = RefCell::new(Some(ProactorThread::start(Options::default()).unwrap()));
+        let pool = ProactorPool::start(Placement::Anywhere(2), Options::default()).unwrap();
+        let pool = RefCell::new(Some(pool));
+        let unshared = RefCell::new(Some(Context::start(Options::default()).unwrap()));
+        let work = context.borrow().as_ref().unwrap().work();
+        let inside = context.borrow().as_ref().unwrap().clone();
+        let runner = std::thread::spawn(move || inside.run().unwrap());
+        let ended = forked(|| {
+            let forked = |kind: ErrorKind| assert_eq!(kind, ErrorKind::Forked);
+            let context = context.take().unwrap();
+            forked(context.run().unwrap_err().kind());
+            forked(context.poll().unwrap_err().kind());
+            context.post(|| unreachable!("nobody runs it here"));
+            drop(context.spawn(async {}));
+            drop(work.clone());
+            context.stop();
+            context.restart();
+            forked(thread.take().unwrap().join().unwrap_err().kind());
+            drop(pool.take());
+            drop((context, unshared.take()));
+            GOOD
+        });
+        assert_eq!(ended, Ended::Code(GOOD));
+        assert!(!runner.is_finished(), "a stop in the child is none here");
+        let (count, context) = (Arc::new(()), context.take().unwrap());
+        let theirs = count.clone();
+        context.post(move || drop(theirs));
+        drop(work);
+        assert_eq!(runner.join().unwrap(), 1);
+        assert_eq!(unshared.take().unwrap().run().unwrap(), 0);
+        assert_eq!(Arc::strong_count(&count), 1);
+        assert_eq!(thread.take().unwrap().join().unwrap(), None);
+        assert_eq!(pool.take().unwrap().join().unwrap(), None);
     });
 }
 

@@ -183,35 +183,50 @@ fn a_submission_queue_of_two_is_enough() {
 #[test]
 fn a_polled_submission_queue_works() {
     child::alone(module_path!(), "a_polled_submission_queue_works", || {
-        let sqpoll = SqPoll { idle: Duration::from_millis(2), cpu: None };
-        let Some(io) = ring(Options::default().sqpoll(sqpoll)) else { return };
-        let slab = Slab::new(2, 4096).unwrap();
-        let _registration = io.register_slab(&slab).unwrap();
-        let (one, two) = UnixStream::pair().unwrap();
-        let (one, two) = (io.adopt_socket(one).unwrap(), io.adopt_socket(two).unwrap());
-        for round in 0..50u8 {
-            if round % 10 == 9 {
-                // Longer than its idle time: it sleeps and must be woken.
-                std::thread::sleep(Duration::from_millis(8));
-            }
-            let filled = io
-                .block_on(async {
-                    let receive = two.recv(slab.lease().unwrap()).submit().unwrap();
-                    one.send_all(vec![round; 100]).await.unwrap();
-                    receive.await.unwrap()
-                })
-                .unwrap();
-            assert_eq!(filled[..], [round; 100]);
+        // Wherever the scheduler puts it, and bound to a CPU.
+        for cpu in [None, Some(a_cpu())] {
+            let sqpoll = SqPoll { idle: Duration::from_millis(2), cpu };
+            let Some(io) = ring(Options::default().sqpoll(sqpoll)) else { return };
+            polled_submissions(&io);
+            assert_eq!(io.shutdown(Duration::from_secs(5)).unwrap(), None);
         }
-        let far = Instant::now() + Duration::from_secs(3600);
-        let waiting = two.recv(slab.lease().unwrap()).deadline(far).submit().unwrap();
-        let handle = io.handle();
-        let thread = std::thread::spawn(move || handle.call(|io| io.cancel_all().unwrap()));
-        let failed = io.block_on(waiting).unwrap().unwrap_err();
-        assert_eq!(failed.kind(), ErrorKind::Cancelled);
-        drop(thread.join().unwrap());
-        assert_eq!(io.shutdown(Duration::from_secs(5)).unwrap(), None);
     });
+}
+
+/// The first CPU this process may use.
+fn a_cpu() -> u32 {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap();
+    let list = status.lines().find_map(|line| line.strip_prefix("Cpus_allowed_list:")).unwrap();
+    let first: String = list.trim().chars().take_while(char::is_ascii_digit).collect();
+    first.parse().unwrap()
+}
+
+fn polled_submissions(io: &Proactor) {
+    let slab = Slab::new(2, 4096).unwrap();
+    let _registration = io.register_slab(&slab).unwrap();
+    let (one, two) = UnixStream::pair().unwrap();
+    let (one, two) = (io.adopt_socket(one).unwrap(), io.adopt_socket(two).unwrap());
+    for round in 0..50u8 {
+        if round % 10 == 9 {
+            // Longer than its idle time: it sleeps and must be woken.
+            std::thread::sleep(Duration::from_millis(8));
+        }
+        let filled = io
+            .block_on(async {
+                let receive = two.recv(slab.lease().unwrap()).submit().unwrap();
+                one.send_all(vec![round; 100]).await.unwrap();
+                receive.await.unwrap()
+            })
+            .unwrap();
+        assert_eq!(filled[..], [round; 100]);
+    }
+    let far = Instant::now() + Duration::from_secs(3600);
+    let waiting = two.recv(slab.lease().unwrap()).deadline(far).submit().unwrap();
+    let handle = io.handle();
+    let thread = std::thread::spawn(move || handle.call(|io| io.cancel_all().unwrap()));
+    let failed = io.block_on(waiting).unwrap().unwrap_err();
+    assert_eq!(failed.kind(), ErrorKind::Cancelled);
+    drop(thread.join().unwrap());
 }
 
 /// 16,384 entries is what the kernel gives; the error says how many are used, and of how many.

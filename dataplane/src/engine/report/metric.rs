@@ -138,6 +138,16 @@ impl Stats {
             "Steps of sequences that went to the kernel as parts of a chain.",
             |s| s.linked_steps,
         ),
+        counter(
+            "dataplane_spin_hits_total",
+            "Times that looking before sleeping found something.",
+            |s| s.spin_hits,
+        ),
+        counter(
+            "dataplane_spin_misses_total",
+            "Times that looking before sleeping found nothing.",
+            |s| s.spin_misses,
+        ),
         gauge("dataplane_tasks", "Tasks that are not over.", |s| s.tasks as u64),
         counter("dataplane_foreign_submissions_total", "Submissions from other threads.", |s| {
             s.foreign_submissions
@@ -270,10 +280,12 @@ mod tests {
             inline: 36,
             linked_steps: 37,
             tasks: 38,
+            spin_hits: 39,
+            spin_misses: 40,
         };
         let mut read: Vec<u64> =
             Stats::METRICS.iter().map(|metric| (metric.read)(&stats)).collect();
         read.sort_unstable();
-        assert_eq!(read, (0..=38).collect::<Vec<u64>>());
+        assert_eq!(read, (0..=40).collect::<Vec<u64>>());
     }
 }

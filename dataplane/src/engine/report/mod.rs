@@ -89,6 +89,12 @@ pub struct Stats {
     pub linked_steps: u64,
     /// Tasks that are not over.
     pub tasks: usize,
+    /// Times that looking before sleeping ([`Options::spin`]) found something.
+    ///
+    /// [`Options::spin`]: crate::Options::spin
+    pub spin_hits: u64,
+    /// Times that it found nothing, so that the loop slept after all.
+    pub spin_misses: u64,
     /// Polls that another thread's [`wake`](crate::Handle::wake) made return; many wakes before
     /// one poll count as one.
     pub wakes: u64,
@@ -189,6 +195,8 @@ impl Engine {
             inline: counters.inline,
             linked_steps: counters.linked_steps,
             tasks: 0,
+            spin_hits: self.spin.hits,
+            spin_misses: self.spin.misses,
             wakes: counters.wakes,
             bells: counts.bells,
             bytes_received: bytes(Moves::Received),

@@ -1,10 +1,11 @@
 //! What the threads of a context share: the queue of ready work, the count of work, the stop.
 //!
 //! All of it is behind one mutex, so that "out of work", "stopped" and "a handler is there" are
-//! never seen apart: the last piece of work and the stop it causes are one step. A runner that finds
-//! nothing sleeps on the condition variable. Whoever queues wakes one sleeper; whoever stops wakes
-//! all. A sleeper that is woken looks at the queue before its own time-out, and one that leaves
-//! because of a stop passes the waking on, so no handler is left behind while somebody sleeps.
+//! never seen apart: the last piece of work and the stop it causes are one step. A runner that
+//! finds nothing sleeps on the condition variable. Whoever queues wakes one sleeper; whoever stops
+//! wakes all. A sleeper that is woken looks at the queue before its own time-out, and one that
+//! leaves because of a stop passes the waking on, so no handler is left behind while somebody
+//! sleeps.
 //!
 //! User code (handlers, futures, what is dropped) never runs with the lock held.
 
@@ -74,6 +75,11 @@ impl Core {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// The lock, unless this is a forked child: the thread that holds it there may not exist.
+    fn here(&self) -> Option<MutexGuard<'_, State>> {
+        self.handle.shared().origin.is_here().then(|| self.lock())
+    }
+
     pub(super) fn name(self: &Arc<Core>) -> super::frames::Name {
         Arc::as_ptr(self) as usize
     }
@@ -88,12 +94,11 @@ impl Core {
 
     /// Ready, work, and whether it is stopped.
     pub(super) fn counts(&self) -> (usize, usize, bool) {
-        let state = self.lock();
-        (state.ready.len(), state.work, state.stopped)
+        self.here().map_or((0, 0, true), |state| (state.ready.len(), state.work, state.stopped))
     }
 
     pub(super) fn is_closed(&self) -> bool {
-        self.lock().closed
+        self.here().is_none_or(|state| state.closed)
     }
 
     pub(super) fn enter(&self) -> Entry {
@@ -154,10 +159,9 @@ impl Core {
 
     /// Queues a handler; it comes back when the context is gone.
     pub(super) fn post(&self, handler: Handler) -> Result<(), Handler> {
-        let mut state = self.lock();
-        if state.closed {
+        let Some(mut state) = self.here().filter(|state| !state.closed) else {
             return Err(handler);
-        }
+        };
         state.work += 1;
         self.push(state, Job::Call(handler));
         Ok(())
@@ -165,8 +169,7 @@ impl Core {
 
     /// Queues a turn of a task, which is work already.
     pub(super) fn ready(&self, task: Arc<Task>) {
-        let state = self.lock();
-        if !state.closed {
+        if let Some(state) = self.here().filter(|state| !state.closed) {
             self.push(state, Job::Task(task));
         }
     }
@@ -177,13 +180,11 @@ impl Core {
     {
         let (teller, join) = join::pair();
         let future = async move { teller.tell(future.await) };
-        let mut state = self.lock();
-        if state.closed {
-            drop(state);
+        let Some(mut state) = self.here().filter(|state| !state.closed) else {
             // The teller in it says that the task was given up.
             drop(future);
             return join;
-        }
+        };
         let id = state.next_task;
         state.next_task += 1;
         state.work += 1;
@@ -195,19 +196,21 @@ impl Core {
 
     /// A task has ended.
     pub(super) fn ended(&self, id: u64) {
-        let task = self.lock().tasks.remove(&id);
+        let task = self.here().and_then(|mut state| state.tasks.remove(&id));
         if task.is_some() {
             self.work_ends();
         }
     }
 
     pub(super) fn work_begins(&self) {
-        self.lock().work += 1;
+        if let Some(mut state) = self.here() {
+            state.work += 1;
+        }
     }
 
     /// One piece of work less; the last one stops the context.
     pub(super) fn work_ends(&self) {
-        let mut state = self.lock();
+        let Some(mut state) = self.here() else { return };
         state.work -= 1;
         if state.work == 0 {
             self.stop_with(&mut state);
@@ -215,7 +218,9 @@ impl Core {
     }
 
     pub(super) fn stop(&self) {
-        self.stop_with(&mut self.lock());
+        if let Some(mut state) = self.here() {
+            self.stop_with(&mut state);
+        }
     }
 
     fn stop_with(&self, state: &mut State) {
@@ -225,12 +230,14 @@ impl Core {
     }
 
     pub(super) fn restart(&self) {
-        self.lock().stopped = false;
+        if let Some(mut state) = self.here() {
+            state.stopped = false;
+        }
     }
 
     /// The last owner goes: what stands here is dropped without being run.
     pub(super) fn close(&self) {
-        let mut state = self.lock();
+        let Some(mut state) = self.here() else { return };
         state.closed = true;
         self.stop_with(&mut state);
         let ready = std::mem::take(&mut state.ready);

@@ -15,12 +15,13 @@
 //! # The inline budget
 //!
 //! While a handler or task runs, an operation that need not wait is finished on the spot: a receive
-//! whose bytes are there, a send that fits the socket's buffer. The system call is attempted without
-//! blocking at once, the result is there when the future is first polled, and neither the ring nor
-//! the queue is gone through. Each attempt that succeeds takes one from the handler's budget; when
-//! it is spent operations go to the ring, so a connection that always has data does not keep others
-//! waiting. Order is kept: an operation is attempted only when it is at the head of its socket's
-//! line. Sends that are to avoid copies are never attempted, since the plain call copies.
+//! whose bytes are there, a send that fits the socket's buffer. The system call is attempted
+//! without blocking at once, the result is there when the future is first polled, and neither the
+//! ring nor the queue is gone through. Each attempt that succeeds takes one from the handler's
+//! budget; when it is spent operations go to the ring, so a connection that always has data does
+//! not keep others waiting. Order is kept: an operation is attempted only when it is at the head of
+//! its socket's line. Sends that are to avoid copies are never attempted, since the plain call
+//! copies.
 //!
 //! Callbacks of operations ([`Request::on_complete`](crate::Request::on_complete)) run inside the
 //! poll, as on any proactor; they are not handlers of the context and count as no work.
@@ -29,7 +30,7 @@ use super::frames::{self, Frame};
 use super::join::{self, LocalJoin};
 use super::local_task::{Tasks, Woken};
 use super::panics::Panics;
-use super::{INLINE_BUDGET, gone};
+use super::{INLINE_BUDGET, gone, is_past};
 use crate::engine::Engine;
 use crate::error::{Failed, Result};
 use crate::io::Local;
@@ -42,7 +43,6 @@ use std::fmt;
 use std::future::Future;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::time::Instant;
 
 /// Handlers between two looks at completions and timers.
 const REAP_EVERY: u32 = 32;
@@ -244,12 +244,7 @@ impl Core {
                 self.busy.set(self.busy.get() + 1);
                 return Ok(Some(job));
             }
-            let over = match wait {
-                Wait::Now => true,
-                Wait::Forever => false,
-                Wait::Until(at) => Instant::now() >= at,
-            };
-            if polled && over {
+            if polled && (wait == Wait::Now || is_past(wait)) {
                 return Ok(None);
             }
             self.reap(wait)?;
@@ -410,6 +405,9 @@ impl LocalContext {
         {
             core.execute(job);
             count += 1;
+            if is_past(wait) {
+                break;
+            }
         }
         Ok(count)
     }

@@ -11,8 +11,8 @@
 //! is shared, no operation crosses threads. It is the right one where work falls apart by
 //! connection. A context is for work that does not: handlers that compute for long, so that an idle
 //! thread should take the next one whoever it belongs to; a program that already has a set of
-//! worker threads; code written for `io_context`. It costs a lock for each handler and two crossings
-//! for each operation.
+//! worker threads; code written for `io_context`. It costs a lock for each handler and two
+//! crossings for each operation.
 //!
 //! # Who does what
 //!
@@ -29,11 +29,12 @@
 //! # Work
 //!
 //! Work is what a runner waits for: a posted handler until it has run, a spawned task until it has
-//! ended, an operation started with [`submit`](Context::submit) until its handler has run, and every
-//! [`WorkGuard`]. When the last piece goes, whoever held it, the context is *stopped*, as if by
-//! [`stop`](Context::stop): every runner returns, and a run returns zero at once until
+//! ended, an operation started with [`submit`](Context::submit) until its handler has run, and
+//! every [`WorkGuard`]. When the last piece goes, whoever held it, the context is *stopped*, as if
+//! by [`stop`](Context::stop): every runner returns, and a run returns zero at once until
 //! [`restart`](Context::restart). What is posted to a stopped context stands in its queue until
-//! then. An operation that is awaited outside of the context, by another executor, is no work of it.
+//! then. An operation that is awaited outside of the context, by another executor, is no work of
+//! it.
 //!
 //! # Nesting, and the inline budget
 //!
@@ -41,18 +42,19 @@
 //! context from inside one of its handlers executes what is ready and never sleeps, because what it
 //! would wait for may be the handler it is called from.
 //!
-//! [`dispatch`](Context::dispatch) runs a handler on the spot when the caller is inside the context,
-//! which saves the queue; the *budget* bounds how often one dispatched handler may do that. Once it
-//! is spent the next goes to the back of the queue, so a chain of handlers that call one another
-//! does not keep others from running. A [`LocalContext`](local::LocalContext) spends the same budget
-//! on operations that need not wait: see there.
+//! [`dispatch`](Context::dispatch) runs a handler on the spot when the caller is inside the
+//! context, which saves the queue; the *budget* bounds how often one dispatched handler may do
+//! that. Once it is spent the next goes to the back of the queue, so a chain of handlers that call
+//! one another does not keep others from running. A [`LocalContext`](local::LocalContext) spends
+//! the same budget on operations that need not wait: see there.
 //!
 //! # Panics, forks, ends
 //!
 //! A handler or task that panics leaves the `run` of its runner; it counts as having run, the rest
 //! is there for the next run, once each. A task's waiter gets an error. Dropping the last `Context`
 //! drops what stands in the queue and every task that has not ended, without running them, then
-//! stops the driver if it is the context's own. In a forked child every call is an error.
+//! stops the driver if it is the context's own. In a forked child, where the lock may be held by a
+//! thread that is not there, runs are errors, posts and tasks are dropped, and nothing is touched.
 
 mod core;
 mod frames;
@@ -76,6 +78,7 @@ pub use join::{Join, LocalJoin};
 use std::fmt;
 use std::future::Future;
 use std::sync::Arc;
+use std::time::Instant;
 
 /// Calls of one dispatched handler that may be finished on the spot, unless it is set otherwise.
 pub(crate) const INLINE_BUDGET: u32 = 16;
@@ -215,6 +218,9 @@ impl Context {
         let mut count = 0;
         while runner.one(wait) {
             count += 1;
+            if is_past(wait) {
+                break;
+            }
         }
         Ok(count)
     }
@@ -414,6 +420,11 @@ impl ContextHandle {
         self.core.work_begins();
         WorkGuard { core: self.core.clone() }
     }
+}
+
+/// Whether the caller's time is up, which handlers without end must not hide.
+fn is_past(wait: Wait) -> bool {
+    matches!(wait, Wait::Until(at) if Instant::now() >= at)
 }
 
 /// The error of what outlived its context.

@@ -2,8 +2,8 @@
 //!
 //! It is queued when it is woken and not queued already; a waking while it runs queues it again
 //! when its turn is over. So it stands in the queue at most once and is polled by one runner at a
-//! time. The future is taken out of the mutex for its turn: polling and dropping it is user code and
-//! runs with no lock held.
+//! time. The future is taken out of the mutex for its turn: polling and dropping it is user code
+//! and runs with no lock held.
 
 use super::core::Core;
 use super::join::Cancel;

@@ -2,8 +2,9 @@
 use dataplane::operations::{AcceptMany, Recv};
 use dataplane::regions::{Lease, Region, Slab, Span};
 use dataplane::{
-    Call, Error, Failed, File, Filled, Handle, Nop, Options, ReceivePool, Registration,
-    RemoteStream, RemoteSubmission, Sent, Socket,
+    Call, Context, ContextHandle, Error, Failed, File, Filled, Handle, Join, Nop, Options,
+    ProactorPool, ProactorThread, ReceivePool, Registration, RemoteStream, RemoteSubmission, Sent,
+    Socket, WorkGuard,
 };
 
 fn is_send<T: Send>() {}
@@ -20,6 +21,16 @@ fn main() {
     is_sync::<RemoteSubmission<Nop>>();
     is_send::<RemoteSubmission<Recv>>();
     is_send::<RemoteStream<AcceptMany>>();
+    is_send::<Context>();
+    is_sync::<Context>();
+    is_send::<ContextHandle>();
+    is_sync::<ContextHandle>();
+    is_send::<Join<Lease>>();
+    is_send::<WorkGuard>();
+    is_send::<ProactorThread>();
+    is_sync::<ProactorThread>();
+    is_send::<ProactorPool>();
+    is_sync::<ProactorPool>();
     is_send::<Call<Lease>>();
     is_send::<Failed<Recv>>();
     is_send::<Recv>();

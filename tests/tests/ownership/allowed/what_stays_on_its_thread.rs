@@ -1,8 +1,11 @@
 //! What belongs to the thread that made it is not Send, and this program is the proof: were one of
 //! these types Send, two implementations would fit and the call below would not say which.
 use dataplane::operations::{AcceptMany, Recv};
-use dataplane::{Batch, File, LocalStream, Nop, Proactor, Socket, Submission, Watch};
+use dataplane::{
+    Batch, File, LocalContext, LocalContextHandle, LocalJoin, LocalStream, LocalWorkGuard,
+};
 use dataplane::{Multi, Request, Submitted};
+use dataplane::{Nop, Proactor, Socket, Submission, Watch};
 
 trait Stays<Which> {
     fn stays() {}
@@ -19,6 +22,10 @@ fn main() {
     <LocalStream<AcceptMany> as Stays<_>>::stays();
     <Request<dataplane::Local, Recv> as Stays<_>>::stays();
     <Multi<dataplane::Local, AcceptMany> as Stays<_>>::stays();
+    <LocalContext as Stays<_>>::stays();
+    <LocalContextHandle as Stays<_>>::stays();
+    <LocalWorkGuard as Stays<_>>::stays();
+    <LocalJoin<u8> as Stays<_>>::stays();
     <Batch as Stays<_>>::stays();
     <Submitted as Stays<_>>::stays();
     <Watch as Stays<_>>::stays();
