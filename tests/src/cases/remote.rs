@@ -27,6 +27,7 @@ pub const CASES: &[Case] = &[
     Case { name: "remote/dropped_submissions_end", needs: &[], run: dropped_submissions },
     Case { name: "remote/its_thread_may_end_first", needs: &[], run: its_thread_may_end },
     Case { name: "remote/a_full_inbox_hands_back", needs: &[], run: a_full_inbox },
+    Case { name: "remote/submits_race_the_end", needs: &[], run: submits_race_the_end },
     Case { name: "remote/outlives_the_proactor", needs: &[], run: outlives_the_proactor },
     Case { name: "remote/calls_bring_values", needs: &[], run: calls_bring_values },
     Case { name: "remote/a_call_that_panics", needs: &[], run: a_call_that_panics },
@@ -326,6 +327,38 @@ fn outlives_the_proactor(cx: &Cx<'_>) -> Result<(), Skip> {
     handle.wake();
     drop(socket);
     assert_eq!(slab.available(), 2);
+    Ok(())
+}
+
+/// Whatever is queued while the proactor goes is run, or refused: nobody waits for ever.
+fn submits_race_the_end(cx: &Cx<'_>) -> Result<(), Skip> {
+    for round in 0..8 {
+        let io = Proactor::with(cx.options.clone().inbox(4)).expect("a second proactor");
+        let threads: Vec<_> = (0..2)
+            .map(|_| {
+                let handle = io.handle();
+                std::thread::spawn(move || {
+                    loop {
+                        match handle.nop().submit() {
+                            Ok(submission) => match parked(submission) {
+                                Ok(()) => continue,
+                                Err(failed) => return failed.kind(),
+                            },
+                            Err(failed) if failed.kind() == ErrorKind::Exhausted => continue,
+                            Err(failed) => return failed.kind(),
+                        }
+                    }
+                })
+            })
+            .collect();
+        for _ in 0..round {
+            io.poll(Wait::Now).expect("a turn");
+        }
+        drop(io);
+        for thread in threads {
+            assert_eq!(thread.join().expect("told"), ErrorKind::ShutDown);
+        }
+    }
     Ok(())
 }
 
