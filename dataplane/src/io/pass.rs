@@ -219,7 +219,8 @@ impl Pass {
             kind: PassKind::Slab,
             slots: slab.slots() as u32,
             slot_bytes: slab.slot_bytes() as u64,
-            len_bytes: slab.region().len_bytes() as u64,
+            // The last slot's end: what pads the last page is no slot.
+            len_bytes: ((slab.slots() - 1) * slab.stride_bytes() + slab.slot_bytes()) as u64,
         };
         Ok(Pass { header, descriptor })
     }

@@ -136,6 +136,10 @@ fn slab(cx: &Cx<'_>) -> Result<(), Skip> {
     // SAFETY: each slot is leased on one side at a time below.
     let theirs = unsafe { got.into_slab() }.expect("a slab");
     assert_eq!((theirs.slots(), theirs.stride_bytes()), (4, slab.stride_bytes()));
+    let small = slab_over(cx, &cx.slab(3, 100));
+    // SAFETY: nobody leases it on the other side.
+    let small = unsafe { small.into_slab() }.expect("a slab");
+    assert_eq!(small.slots(), 3, "what pads the page is no slot");
     let mut leases: Vec<_> = (0..4).map(|_| theirs.lease().expect("free")).collect();
     for (n, lease) in leases.iter_mut().enumerate() {
         lease.fill(n as u8);
