@@ -72,8 +72,9 @@ mod public {
     pub mod operations {
         pub use crate::op::{
             Accept, AcceptMany, Close, Connect, Nop, Open, Poll, PollMany, Read, Recv, RecvFrom,
-            RecvMany, RecvPool, RecvVectored, Resolve, Send, SendTo, SendVectored, Shutdown, Sync,
-            Timer, Transfer, Write,
+            RecvMany, RecvPool, RecvVectored, Resolve, SemaphoreSignal, SemaphoreWait,
+            SemaphoreWaitAll, SemaphoreWaitAny, Send, SendTo, SendVectored, Shutdown, Sync, Timer,
+            Transfer, Write,
         };
     }
     pub use crate::options::{Backend, Options, SqPoll};

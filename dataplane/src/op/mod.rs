@@ -16,6 +16,7 @@ mod poll;
 mod resolve;
 mod simple;
 mod transfer;
+mod wait;
 
 pub use control::{Close, Shutdown};
 pub(crate) use file::CURRENT;
@@ -31,6 +32,7 @@ pub use resolve::Resolve;
 pub use simple::{Nop, Timer};
 pub(crate) use transfer::PipePair;
 pub use transfer::Transfer;
+pub use wait::{SemaphoreSignal, SemaphoreWait, SemaphoreWaitAll, SemaphoreWaitAny};
 
 use crate::capability::Capabilities;
 use crate::engine::descriptors::{DescId, Descriptor};
@@ -66,6 +68,10 @@ pub enum Op {
     PollMany(PollMany),
     Transfer(Transfer),
     Resolve(Resolve),
+    SemaphoreWait(SemaphoreWait),
+    SemaphoreWaitAll(SemaphoreWaitAll),
+    SemaphoreWaitAny(SemaphoreWaitAny),
+    SemaphoreSignal(SemaphoreSignal),
 }
 
 const _: () = assert!(size_of::<Op>() <= 144, "operations are stored by value; keep them small");
@@ -97,6 +103,10 @@ macro_rules! each {
             Op::PollMany($it) => $body,
             Op::Transfer($it) => $body,
             Op::Resolve($it) => $body,
+            Op::SemaphoreWait($it) => $body,
+            Op::SemaphoreWaitAll($it) => $body,
+            Op::SemaphoreWaitAny($it) => $body,
+            Op::SemaphoreSignal($it) => $body,
         }
     };
 }
