@@ -18,6 +18,7 @@ pub mod pool;
 pub mod readiness;
 pub mod registration;
 pub mod remote;
+pub mod semaphore;
 pub mod shutdown;
 pub mod stream;
 pub mod tcp;
@@ -51,6 +52,7 @@ const LISTS: &[&[Case]] = &[
     readiness::CASES,
     registration::CASES,
     remote::CASES,
+    semaphore::CASES,
     shutdown::CASES,
     stream::CASES,
     tcp::CASES,
