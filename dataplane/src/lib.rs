@@ -52,6 +52,7 @@ mod public {
     pub use crate::engine::report::{InFlight, Stats, Waiter};
     pub use crate::engine::shutdown::Leaked;
     pub use crate::error::{Error, ErrorKind, Failed, Result};
+    pub use crate::event::event::{Event, EventPool, EventWaiter, PooledEvent};
     pub use crate::event::watch::{Watch, WatchControl};
     pub use crate::io::address::{Address, MAX_UNIX_NAME_BYTES, UnixAddress};
     pub use crate::io::batch::{Batch, RefusedBatch, Submitted, Ticket};
@@ -71,8 +72,8 @@ mod public {
     /// The operations themselves, for naming their types.
     pub mod operations {
         pub use crate::op::{
-            Accept, AcceptMany, Close, Connect, Nop, Open, Poll, PollMany, Read, Recv, RecvFrom,
-            RecvMany, RecvPool, RecvVectored, Resolve, SemaphoreSignal, SemaphoreWait,
+            Accept, AcceptMany, Close, Connect, EventWait, Nop, Open, Poll, PollMany, Read, Recv,
+            RecvFrom, RecvMany, RecvPool, RecvVectored, Resolve, SemaphoreSignal, SemaphoreWait,
             SemaphoreWaitAll, SemaphoreWaitAny, Send, SendTo, SendVectored, Shutdown, Sync, Timer,
             Transfer, Write,
         };

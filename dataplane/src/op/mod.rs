@@ -32,7 +32,7 @@ pub use resolve::Resolve;
 pub use simple::{Nop, Timer};
 pub(crate) use transfer::PipePair;
 pub use transfer::Transfer;
-pub use wait::{SemaphoreSignal, SemaphoreWait, SemaphoreWaitAll, SemaphoreWaitAny};
+pub use wait::{EventWait, SemaphoreSignal, SemaphoreWait, SemaphoreWaitAll, SemaphoreWaitAny};
 
 use crate::capability::Capabilities;
 use crate::engine::descriptors::{DescId, Descriptor};
@@ -68,6 +68,7 @@ pub enum Op {
     PollMany(PollMany),
     Transfer(Transfer),
     Resolve(Resolve),
+    EventWait(EventWait),
     SemaphoreWait(SemaphoreWait),
     SemaphoreWaitAll(SemaphoreWaitAll),
     SemaphoreWaitAny(SemaphoreWaitAny),
@@ -103,6 +104,7 @@ macro_rules! each {
             Op::PollMany($it) => $body,
             Op::Transfer($it) => $body,
             Op::Resolve($it) => $body,
+            Op::EventWait($it) => $body,
             Op::SemaphoreWait($it) => $body,
             Op::SemaphoreWaitAll($it) => $body,
             Op::SemaphoreWaitAny($it) => $body,

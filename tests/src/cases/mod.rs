@@ -10,6 +10,7 @@ pub mod close;
 pub mod core;
 pub mod datagram;
 pub mod descriptor;
+pub mod event;
 pub mod file;
 pub mod memory;
 mod net;
@@ -45,6 +46,7 @@ const LISTS: &[&[Case]] = &[
     core::CASES,
     datagram::CASES,
     descriptor::CASES,
+    event::CASES,
     file::CASES,
     memory::CASES,
     options::CASES,

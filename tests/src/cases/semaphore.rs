@@ -354,7 +354,7 @@ fn cancel_after_the_signal(cx: &Cx<'_>) -> Result<(), Skip> {
 }
 
 fn cancel_race(cx: &Cx<'_>) -> Result<(), Skip> {
-    for _ in 0..50 {
+    for _ in 0..20 {
         let semaphore = Semaphore::new(0);
         let wait = cx.io.wait_semaphore(&semaphore, 1).submit().expect("room");
         let signaller = std::thread::spawn({
