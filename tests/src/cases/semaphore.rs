@@ -85,7 +85,7 @@ fn by_callback(cx: &Cx<'_>) -> Result<(), Skip> {
     let semaphore = Semaphore::new(0);
     let seen = Rc::new(Cell::new(0));
     let inside = seen.clone();
-    let told = move |ended: Result<u64, _>| inside.set(ended.ok().expect("reached"));
+    let told = move |ended: Result<u64, _>| inside.set(ended.expect("reached"));
     cx.io.wait_semaphore(&semaphore, 2).on_complete(told).expect("room");
     semaphore.signal(5).expect("above");
     assert_eq!(seen.get(), 0, "inside a poll, not before");
@@ -263,7 +263,7 @@ fn reentrant(cx: &Cx<'_>) -> Result<(), Skip> {
     let next = semaphore.clone();
     semaphore.on_reach(1, move |_| {
         // Submitting, and signalling again, from inside.
-        drop(handle.nop().submit().ok().expect("room"));
+        drop(handle.nop().submit().expect("room"));
         next.signal(2).expect("above");
         inside.fetch_add(1, Ordering::SeqCst);
     });
@@ -449,7 +449,7 @@ fn last_handle(cx: &Cx<'_>) -> Result<(), Skip> {
     struct Submits(dataplane::Handle, Arc<AtomicUsize>);
     impl Drop for Submits {
         fn drop(&mut self) {
-            drop(self.0.nop().submit().ok().expect("room"));
+            drop(self.0.nop().submit().expect("room"));
             self.1.fetch_add(1, Ordering::SeqCst);
         }
     }
