@@ -58,6 +58,7 @@ mod public {
     pub use crate::engine::report::metric::{Metric, MetricKind, MetricUnit};
     pub use crate::engine::shutdown::Leaked;
     pub use crate::error::{Error, ErrorKind, Failed, Result};
+    pub use crate::event::event::{Event, EventPool, EventWaiter, PooledEvent};
     pub use crate::event::io_source::IoSource;
     pub use crate::event::readiness::{Readiness, ReadyEvent, Token, Trigger, Waiting};
     pub use crate::event::signals::{
@@ -94,8 +95,9 @@ mod public {
     /// The operations themselves, for naming their types.
     pub mod operations {
         pub use crate::op::{
-            Accept, AcceptMany, Close, Connect, Message, Nop, Open, Poll, PollMany, Read, Recv,
-            RecvFrom, RecvMany, RecvPool, RecvVectored, Resolve, Send, SendTo, SendVectored,
+            Accept, AcceptMany, Close, Connect, EventWait, Message, Nop, Open, Poll, PollMany,
+            Read, Recv, RecvFrom, RecvMany, RecvPool, RecvVectored, Resolve, SemaphoreSignal,
+            SemaphoreWait, SemaphoreWaitAll, SemaphoreWaitAny, Send, SendTo, SendVectored,
             Shutdown, Sync, Timer, Transfer, Write,
         };
     }

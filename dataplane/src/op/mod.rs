@@ -17,6 +17,7 @@ mod poll;
 mod resolve;
 mod simple;
 mod transfer;
+mod wait;
 
 pub use control::{Close, Shutdown};
 pub(crate) use file::CURRENT;
@@ -33,6 +34,7 @@ pub use resolve::Resolve;
 pub use simple::{Nop, Timer};
 pub(crate) use transfer::PipePair;
 pub use transfer::Transfer;
+pub use wait::{EventWait, SemaphoreSignal, SemaphoreWait, SemaphoreWaitAll, SemaphoreWaitAny};
 
 use crate::capability::Capabilities;
 use crate::engine::descriptors::{DescId, Descriptor};
@@ -69,6 +71,11 @@ pub enum Op {
     Transfer(Transfer),
     Resolve(Resolve),
     Message(Message),
+    EventWait(EventWait),
+    SemaphoreWait(SemaphoreWait),
+    SemaphoreWaitAll(SemaphoreWaitAll),
+    SemaphoreWaitAny(SemaphoreWaitAny),
+    SemaphoreSignal(SemaphoreSignal),
 }
 
 const _: () = assert!(size_of::<Op>() <= 144, "operations are stored by value; keep them small");
@@ -101,6 +108,11 @@ macro_rules! each {
             Op::Transfer($it) => $body,
             Op::Resolve($it) => $body,
             Op::Message($it) => $body,
+            Op::EventWait($it) => $body,
+            Op::SemaphoreWait($it) => $body,
+            Op::SemaphoreWaitAll($it) => $body,
+            Op::SemaphoreWaitAny($it) => $body,
+            Op::SemaphoreSignal($it) => $body,
         }
     };
 }

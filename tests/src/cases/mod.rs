@@ -13,6 +13,7 @@ pub mod core;
 pub mod datagram;
 pub mod descriptor;
 pub mod driver;
+pub mod event;
 pub mod file;
 pub mod hosted;
 pub mod io_source;
@@ -30,6 +31,7 @@ pub mod readiness;
 pub mod ready_events;
 pub mod registration;
 pub mod remote;
+pub mod semaphore;
 pub mod sequence;
 pub mod sequence_made;
 pub mod shutdown;
@@ -68,6 +70,7 @@ const LISTS: &[&[Case]] = &[
     datagram::CASES,
     descriptor::CASES,
     driver::CASES,
+    event::CASES,
     file::CASES,
     hosted::CASES,
     io_source::CASES,
@@ -84,6 +87,7 @@ const LISTS: &[&[Case]] = &[
     ready_events::CASES,
     registration::CASES,
     remote::CASES,
+    semaphore::CASES,
     sequence::CASES,
     sequence_made::CASES,
     shutdown::CASES,
