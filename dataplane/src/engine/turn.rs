@@ -48,9 +48,6 @@ impl Engine {
     /// has not moved means that there is nothing to look for.
     #[inline]
     pub(crate) fn sweep(&mut self, seen: u64) {
-        if self.resting {
-            self.stir();
-        }
         self.counters.turns += 1;
         self.counters.turn_ns = deadlines::coarse_ns();
         if seen != self.swept || self.commands_left || self.messages.left {
@@ -315,6 +312,10 @@ impl Engine {
     /// Hands over what is staged; whether a host may sleep in the loop's place, as far as can be
     /// seen here. `seen` is the wake word.
     pub(crate) fn rest(&mut self, seen: u64) -> Result<Rest, Fatal> {
+        // A receive that found its pool dry in the last wait goes on if buffers are back by now.
+        if !self.table.groups.is_empty() {
+            self.fill_pools();
+        }
         let Some(backend) = &mut self.backend else { return Err(Fatal::Dropped) };
         backend.flush(&mut self.table)?;
         let hidden = backend.has_hidden_work() || seen != self.swept;
@@ -324,13 +325,6 @@ impl Engine {
             Until::Forever => Ok(Rest::Until(None)),
             Until::At(at_ns) => Ok(Rest::Until(Some(at_ns))),
         }
-    }
-
-    /// No host sleeps in the loop's place any more.
-    #[cold]
-    fn stir(&mut self) {
-        self.resting = false;
-        self.table.shared.set_resting(false);
     }
 
     /// Something was staged outside a poll: a host that sleeps in the loop's place is woken.

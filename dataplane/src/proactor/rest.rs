@@ -6,9 +6,10 @@
 //! threads ring. What this thread does outside a poll (a submission, a cancel, a spawned or woken
 //! task) does not: while the loop *rests* it rings the bell too, once, and costs a flag otherwise.
 //!
-//! On a ring with DEFER_TASKRUN the descriptor becomes readable while the completion queue is still
-//! empty: completions appear when the owner enters the kernel, which `poll` does. A host that only
-//! looked at the queue would wait for ever.
+//! On a ring with DEFER_TASKRUN the completion queue is still empty when the descriptor becomes
+//! readable: completions appear when the owner enters the kernel, which `poll` does. A host that
+//! only looked at the queue would wait for ever. The descriptor is an eventfd registered with the
+//! ring, because the ring's own wakes no sleeper for work that is merely pending.
 
 use super::Proactor;
 use crate::backend::Fatal;
@@ -59,7 +60,7 @@ impl Proactor {
         Ok(rested)
     }
 
-    /// The host is back and will [`rest`](Self::rest) before it sleeps again: no need to ring.
+    /// The host (not merely somebody who polls while it sleeps) is back and will [`rest`](Self::rest) before it sleeps again: no need to ring.
     pub(crate) fn stir(&self) -> Result<()> {
         self.inner.enter("drive")?.resting = false;
         self.inner.shared.set_resting(false);

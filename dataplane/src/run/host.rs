@@ -123,6 +123,7 @@ impl Hosted {
     ///
     /// As [`Proactor::poll`].
     pub fn turn(&self) -> Result<Turn> {
+        self.io.stir()?;
         if self.io.poll(Wait::Now)? > 0 {
             return Ok(Turn::Again);
         }

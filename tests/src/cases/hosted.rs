@@ -434,7 +434,8 @@ fn it_rests(cx: &Cx<'_>) -> Result<(), Skip> {
     rest("after a task");
     let sleep = cx.io.sleep_until(far()).submit().expect("room");
     rest("with a timer");
-    sleep.detach();
+    drop(sleep);
+    cx.poll_until("its end", || cx.io.stats().in_flight == 0);
     Ok(())
 }
 

@@ -6,13 +6,15 @@ use crate::child;
 
 use crate::child::{Ended, forked};
 use dataplane::regions::Slab;
-use dataplane::{Backend, Context, ErrorKind, OpenOptions, Options, Placement, Proactor};
+use dataplane::{Backend, ErrorKind, OpenOptions, Options, Placement, Proactor};
 use dataplane::{ProactorPool, ProactorThread, Wait};
 use std::cell::RefCell;
-use std::future::IntoFuture;
+use std::future::{Future, IntoFuture};
 use std::io::Write;
 use std::os::unix::net::UnixStream;
+use std::pin::Pin;
 use std::sync::Arc;
+use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
 /// Runs `body` with a proactor of each backend there is.
@@ -69,11 +71,11 @@ fn every_call_in_the_child_says_forked() {
 #[test]
 fn contexts_and_threads_are_the_parents() {
     child::alone(module_path!(), "contexts_and_threads_are_the_parents", || {
-        let context = RefCell::new(Some(Context::start(Options::default()).unwrap()));
+        let context = RefCell::new(Some(dataplane::Context::start(Options::default()).unwrap()));
         let thread = RefCell::new(Some(ProactorThread::start(Options::default()).unwrap()));
         let pool = ProactorPool::start(Placement::Anywhere(2), Options::default()).unwrap();
         let pool = RefCell::new(Some(pool));
-        let unshared = RefCell::new(Some(Context::start(Options::default()).unwrap()));
+        let unshared = RefCell::new(Some(dataplane::Context::start(Options::default()).unwrap()));
         let work = context.borrow().as_ref().unwrap().work();
         let inside = context.borrow().as_ref().unwrap().clone();
         let runner = std::thread::spawn(move || inside.run().unwrap());
@@ -191,5 +193,25 @@ fn the_parent_closes_while_a_child_lives() {
         drop(keeper);
         let mut end = [0];
         assert_eq!(std::io::Read::read(&mut (&two), &mut end).unwrap(), 0);
+    });
+}
+
+#[test]
+fn tasks_stay_with_the_parent() {
+    each_backend("tasks_stay_with_the_parent", |io| {
+        let nop = io.nop();
+        let mut task = io.spawn(async move { nop.await.map(|()| 5).unwrap() });
+        let ended = forked(|| {
+            let mut cx = Context::from_waker(Waker::noop());
+            for task in [&mut task, &mut io.spawn(async { 6 })] {
+                task.abort();
+                let Poll::Ready(joined) = Pin::new(task).poll(&mut cx) else { return 1 };
+                assert_eq!(joined.unwrap_err().kind(), ErrorKind::Forked);
+            }
+            drop(io.clone());
+            GOOD
+        });
+        assert_eq!(ended, Ended::Code(GOOD));
+        assert_eq!(io.block_on(task).unwrap().unwrap(), 5);
     });
 }

@@ -7,8 +7,10 @@ use crate::child;
 use crate::child::{allocations, io_uring_enter, mark, names, system_calls};
 use dataplane::regions::Slab;
 use dataplane::{Backend, Options, Proactor, Socket, Wait};
+use std::cell::Cell;
 use std::io::{Read, Write};
 use std::os::unix::net::UnixStream;
+use std::rc::Rc;
 use std::time::{Duration, Instant};
 
 /// Rounds before counting: tables have grown and pollers are armed by then.
@@ -168,6 +170,53 @@ fn awaiting_allocates_nothing_either() {
             let made = made.unwrap();
             assert_eq!(made, 0, "{backend}: {made} allocations in {ROUNDS} rounds");
         }
+    });
+}
+
+/// Runs a task that awaits a no-op to its end, without anybody who joins it.
+fn task(io: &Proactor, ended: &Rc<Cell<usize>>) {
+    let (nop, done, before) = (io.nop(), ended.clone(), ended.get());
+    io.spawn(async move {
+        nop.await.unwrap();
+        done.set(done.get() + 1);
+    })
+    .detach();
+    while ended.get() == before {
+        io.poll(Wait::Forever).unwrap();
+    }
+}
+
+#[test]
+fn a_task_is_one_allocation() {
+    child::alone(module_path!(), "a_task_is_one_allocation", || {
+        for backend in Backend::ALL {
+            let Some(io) = proactor(backend, Options::default()) else { continue };
+            let ended = Rc::new(Cell::new(0));
+            (0..WARM_UP).for_each(|_| task(&io, &ended));
+            let before = allocations();
+            (0..ROUNDS).for_each(|_| task(&io, &ended));
+            let made = allocations() - before;
+            assert_eq!(made, ROUNDS as u64, "{backend}: {made} allocations for {ROUNDS} tasks");
+        }
+    });
+}
+
+#[test]
+fn a_task_woken_on_its_own_thread_rings_no_bell() {
+    child::alone(module_path!(), "a_task_woken_on_its_own_thread_rings_no_bell", || {
+        if proactor(Backend::IoUring, Options::default()).is_none() {
+            return;
+        }
+        let counts = system_calls(|| {
+            let io = proactor(Backend::IoUring, Options::default()).unwrap();
+            let ended = Rc::new(Cell::new(0));
+            (0..WARM_UP).for_each(|_| task(&io, &ended));
+            mark();
+            (0..ROUNDS).for_each(|_| task(&io, &ended));
+            mark();
+        });
+        assert!(io_uring_enter(&counts) >= ROUNDS, "{}", names(&counts));
+        assert_eq!(counts.len(), 1, "and nothing else: {}", names(&counts));
     });
 }
 

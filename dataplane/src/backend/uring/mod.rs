@@ -37,10 +37,12 @@ use crate::engine::table::Table;
 use crate::op::{Forms, Interest, Lane, Op, Shape};
 use crate::options::{Backend as Choice, MAX_OPERATIONS, Options};
 use crate::remote::inbox::Shared;
+use crate::remote::waker::Bell;
 use io_uring::squeue::{Entry, Flags};
 use io_uring::{opcode, types};
 use ring::{End, Ring};
 use setup::Setup;
+use std::cell::OnceCell;
 use std::collections::VecDeque;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, RawFd};
@@ -80,6 +82,11 @@ pub(crate) struct Uring {
     storage: Option<storage::Storage>,
     /// Those it counts itself; the ring counts enters.
     counts: Counts,
+    /// What a host watches: an eventfd the ring signals, made when somebody asks for it.
+    ///
+    /// The ring's own descriptor would not do. Under DEFER_TASKRUN work that became pending makes
+    /// it readable for who looks, but wakes nobody who sleeps on it with `epoll_wait(2)`.
+    watched: OnceCell<Bell>,
     in_overflow: bool,
 }
 
@@ -113,6 +120,7 @@ impl Uring {
             polling: Vec::new(),
             own: Vec::new(),
             batch: Vec::with_capacity(super::EVENTS_PER_TURN),
+            watched: OnceCell::new(),
             storage: options.iopoll.then(storage::Storage::new).transpose()?,
             counts: Counts::default(),
             in_overflow: false,
@@ -452,6 +460,10 @@ impl Backend for Uring {
 
     fn flush(&mut self, table: &mut Table) -> Result<(), Fatal> {
         self.arm_wake();
+        if let Some(watched) = self.watched.get() {
+            // Before looking: what comes from here on signals again.
+            let _ = watched.clear();
+        }
         let mut found = std::mem::take(&mut self.own);
         let polled = self.poll_storage(table, &mut found);
         self.own.append(&mut found);
@@ -514,11 +526,21 @@ impl Backend for Uring {
     }
 
     fn watchable(&self) -> Option<RawFd> {
-        Some(self.ring.as_raw_fd())
+        if self.watched.get().is_none() {
+            let eventfd = Bell::new().ok()?;
+            self.ring.submitter().register_eventfd(eventfd.as_fd().as_raw_fd()).ok()?;
+            // What completed before is to be seen too.
+            let _ = eventfd.ring();
+            let _ = self.watched.set(eventfd);
+        }
+        self.watched.get().map(|eventfd| eventfd.as_fd().as_raw_fd())
     }
 
     fn has_hidden_work(&self) -> bool {
-        !self.own.is_empty() || !self.backlog.is_empty() || self.storage_is_busy()
+        self.ring.has_completions()
+            || !self.own.is_empty()
+            || !self.backlog.is_empty()
+            || self.storage_is_busy()
     }
 
     fn counts(&self) -> Counts {
