@@ -81,6 +81,8 @@ pub(crate) struct Inner {
     pub(crate) shared: Arc<Shared>,
     pub(crate) executor: Executor,
     polling: Cell<bool>,
+    /// A host runtime sleeps in the loop's place; see `rest.rs`.
+    host_sleeps: Cell<bool>,
     /// Set when the last `Proactor` went while a poll was running.
     end_after_poll: Cell<bool>,
     ended: Cell<bool>,
@@ -113,6 +115,10 @@ struct Polling<'a>(&'a Rc<Inner>);
 impl Drop for Polling<'_> {
     fn drop(&mut self) {
         self.0.polling.set(false);
+        if self.0.host_sleeps.get() {
+            // This poll took the rings that were the host's.
+            let _ = self.0.shared.bell.ring();
+        }
         if self.0.end_after_poll.take() {
             self.0.end();
         }
@@ -360,6 +366,7 @@ impl Proactor {
             shared,
             executor: Executor::new(run_queue),
             polling: Cell::new(false),
+            host_sleeps: Cell::new(false),
             end_after_poll: Cell::new(false),
             ended: Cell::new(false),
         });
