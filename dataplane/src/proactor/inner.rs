@@ -27,6 +27,8 @@ pub(crate) struct Inner {
     pub(crate) shared: Arc<Shared>,
     pub(crate) executor: Executor,
     pub(super) polling: Cell<bool>,
+    /// A host runtime sleeps in the loop's place; see `rest.rs`.
+    pub(super) host_sleeps: Cell<bool>,
     /// Set when the last `Proactor` went while a poll was running.
     pub(super) end_after_poll: Cell<bool>,
     pub(super) ended: Cell<bool>,

@@ -102,6 +102,10 @@ struct Polling<'a>(&'a Rc<Inner>);
 impl Drop for Polling<'_> {
     fn drop(&mut self) {
         self.0.polling.set(false);
+        if self.0.host_sleeps.get() {
+            // This poll took the rings that were the host's.
+            let _ = self.0.shared.bell.ring();
+        }
         if self.0.end_after_poll.take() {
             self.0.end();
         }
@@ -186,6 +190,7 @@ impl Proactor {
             shared,
             executor: Executor::new(run_queue),
             polling: Cell::new(false),
+            host_sleeps: Cell::new(false),
             end_after_poll: Cell::new(false),
             ended: Cell::new(false),
         });

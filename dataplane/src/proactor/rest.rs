@@ -57,6 +57,7 @@ impl Proactor {
         }
         engine.resting = true;
         shared.set_resting(true);
+        inner.host_sleeps.set(true);
         Ok(rested)
     }
 
@@ -64,6 +65,7 @@ impl Proactor {
     pub(crate) fn stir(&self) -> Result<()> {
         self.inner.enter("drive")?.resting = false;
         self.inner.shared.set_resting(false);
+        self.inner.host_sleeps.set(false);
         Ok(())
     }
 }
