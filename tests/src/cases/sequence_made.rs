@@ -3,6 +3,7 @@
 use super::net::{read, settled, span, write};
 use super::sequence::{failed, files, nothing_arrives, receive};
 use crate::{Case, Cx, Skip};
+use dataplane::fence::{Failure, Semaphore};
 use dataplane::operations::Nop;
 use dataplane::{ErrorKind, Flow, Proactor, Wait, ZeroCopy};
 use std::cell::{Cell, RefCell};
@@ -34,6 +35,8 @@ pub const CASES: &[Case] = &[
     },
     Case { name: "sequence_made/made_from_another_step", needs: &[], run: made_misplaced },
     Case { name: "sequence_made/proactor_goes_first", needs: &[], run: proactor_first },
+    Case { name: "sequence_made/gated_by_a_semaphore", needs: &[], run: gated },
+    Case { name: "sequence_made/a_failed_gate_sends_nothing", needs: &[], run: failed_gate },
     Case { name: "sequence_made/in_a_batch", needs: &[], run: in_a_batch },
     Case { name: "sequence_made/one_step_after_a_ticket", needs: &[], run: one_after },
     Case { name: "sequence_made/taken_out_of_a_batch", needs: &[], run: taken_out },
@@ -234,6 +237,36 @@ fn proactor_first(cx: &Cx<'_>) -> Result<(), Skip> {
     drop(io);
     let failed = failed(running.try_take().expect("it is over"));
     assert_eq!(failed.kind(), ErrorKind::ShutDown);
+    Ok(())
+}
+
+fn gated(cx: &Cx<'_>) -> Result<(), Skip> {
+    let (near, far) = cx.unix_pair();
+    let (drawn, sent) = (Semaphore::new(0), Semaphore::new(0));
+    let steps = cx.io.sequence().wait(&drawn, 2).send_all(&near, span(b"frame")).signal(&sent, 1);
+    let running = steps.submit().expect("room");
+    drawn.signal(1).expect("above");
+    nothing_arrives(cx, &far);
+    let thread = std::thread::spawn(move || drawn.signal(2));
+    cx.block_on(running).expect("the gate opened");
+    thread.join().expect("it only signals").expect("above");
+    assert_eq!(sent.value().expect("sound"), 1);
+    assert_eq!(cx.block_on(read(&far, &cx.slab(1, 64), 5)), b"frame");
+    Ok(())
+}
+
+fn failed_gate(cx: &Cx<'_>) -> Result<(), Skip> {
+    let (near, far) = cx.unix_pair();
+    let (drawn, sent) = (Semaphore::new(0), Semaphore::new(0));
+    let steps = cx.io.sequence().wait(&drawn, 1).send_all(&near, span(b"never")).signal(&sent, 1);
+    let running = steps.submit().expect("room");
+    cx.io.poll(Wait::Now).expect("polling");
+    drawn.fail(Failure::with_errno(5, "the device is lost"));
+    let failed = failed(cx.block_on(running));
+    cx.note(format_args!("step {:?}: {:?}", failed.step, failed.kind()));
+    assert_eq!((failed.step, failed.error.errno()), (Some(0), Some(5)));
+    nothing_arrives(cx, &far);
+    assert_eq!(sent.value().expect("sound"), 0);
     Ok(())
 }
 

@@ -9,4 +9,4 @@ pub(crate) mod sequence;
 pub(crate) mod stream;
 pub(crate) mod submission;
 
-use super::{Local, Port, Typed, conclude};
+use super::{Local, Port, Socket, Typed, conclude};

@@ -13,17 +13,19 @@
 //! polls, like everything else; with [`Options::sqpoll`](crate::Options::sqpoll) they move while
 //! it does something else (`IORING_SETUP_DEFER_TASKRUN`, `io_uring_setup(2)`).
 
-use super::Local;
 use super::batch::{self, Batch, RefusedBatch, Submitted, Ticket};
 use super::request::Request;
+use super::{Local, Socket};
 use crate::backend::OpId;
 use crate::engine::deadlines::{instant_to_ns, now_ns};
 use crate::engine::sequence::{Content, Made};
 use crate::engine::slots::State;
 use crate::engine::{Engine, Reason};
 use crate::error::{Error, ErrorKind, Failed, Result};
-use crate::op::Operation;
+use crate::op::{Operation, SemaphoreSignal, SemaphoreWait};
 use crate::proactor::Proactor;
+use fence::Semaphore;
+use regions::Span;
 use std::fmt;
 use std::future::{Future, IntoFuture};
 use std::pin::Pin;
@@ -78,6 +80,23 @@ impl Sequence {
     pub fn then<O: Operation>(mut self, step: Request<Local, O>) -> Sequence {
         self.add(step);
         self
+    }
+
+    /// Adds a wait until `semaphore` has reached `value`; a failed one ends the sequence.
+    pub fn wait(self, semaphore: &Semaphore, value: u64) -> Sequence {
+        let step = Request::over(self.batch.port(), SemaphoreWait::new(semaphore, value));
+        self.then(step)
+    }
+
+    /// Adds a signal of `value` to `semaphore`.
+    pub fn signal(self, semaphore: &Semaphore, value: u64) -> Sequence {
+        let step = Request::over(self.batch.port(), SemaphoreSignal::new(semaphore, value));
+        self.then(step)
+    }
+
+    /// Adds a send of the whole span.
+    pub fn send_all(self, socket: &Socket, span: impl Into<Span>) -> Sequence {
+        self.then(socket.send_all(span))
     }
 
     /// Adds a step that is made from the outcome of the one before it: `make` is given what that
