@@ -72,6 +72,13 @@ pub struct Options {
     pub name: String,
     /// Most operations in flight at once, rounded up to a power of two; the bound counts what the
     /// kernel has, not results waiting for their future. Default 1024, at most 32768.
+    ///
+    /// At the bound a submit on the loop's thread is refused (Exhausted, everything handed back),
+    /// and submissions from other threads stand in the inbox until something ends. So operations
+    /// that can only end by others behind them (every receive in flight waits for a send that has
+    /// no room) stand still for ever, unless one of them has a deadline
+    /// ([`Request::timeout`](crate::Request::timeout), [`Options::timeout`]): its end makes room.
+    /// Keep the bound above what may wait for one another.
     pub operations: u32,
     /// Completion-queue entries. Default: four times `operations`, at least 4096.
     pub completions: Option<u32>,

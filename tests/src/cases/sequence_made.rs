@@ -5,7 +5,7 @@ use super::sequence::{failed, files, nothing_arrives, receive};
 use crate::{Case, Cx, Skip};
 use dataplane::fence::{Failure, Semaphore};
 use dataplane::operations::Nop;
-use dataplane::{ErrorKind, Flow, Proactor, Wait, ZeroCopy};
+use dataplane::{ErrorKind, Event, Flow, Proactor, Wait, ZeroCopy};
 use std::cell::{Cell, RefCell};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::rc::Rc;
@@ -37,6 +37,8 @@ pub const CASES: &[Case] = &[
     Case { name: "sequence_made/proactor_goes_first", needs: &[], run: proactor_first },
     Case { name: "sequence_made/gated_by_a_semaphore", needs: &[], run: gated },
     Case { name: "sequence_made/a_failed_gate_sends_nothing", needs: &[], run: failed_gate },
+    Case { name: "sequence_made/a_message_is_a_step", needs: &[], run: message_step },
+    Case { name: "sequence_made/an_event_is_a_step", needs: &[], run: event_step },
     Case { name: "sequence_made/in_a_batch", needs: &[], run: in_a_batch },
     Case { name: "sequence_made/one_step_after_a_ticket", needs: &[], run: one_after },
     Case { name: "sequence_made/taken_out_of_a_batch", needs: &[], run: taken_out },
@@ -267,6 +269,46 @@ fn failed_gate(cx: &Cx<'_>) -> Result<(), Skip> {
     assert_eq!((failed.step, failed.error.errno()), (Some(0), Some(5)));
     nothing_arrives(cx, &far);
     assert_eq!(sent.value().expect("sound"), 0);
+    Ok(())
+}
+
+fn message_step(cx: &Cx<'_>) -> Result<(), Skip> {
+    let other = Proactor::with(cx.options.clone()).expect("a second proactor");
+    let seen = Rc::new(RefCell::new(Vec::new()));
+    let inside = seen.clone();
+    other.on_message(move |payload| inside.borrow_mut().push(payload)).expect("a handler");
+    let (near, far) = cx.unix_pair();
+    cx.block_on(write(&far, b"go"));
+    let steps = cx
+        .io
+        .sequence()
+        .then(receive(cx, &near, 64))
+        .then(cx.io.send_message(&other.handle(), 42))
+        .send_all(&near, span(b"told"));
+    cx.block_on(steps).expect("three steps");
+    other.poll(Wait::Now).expect("polling");
+    assert_eq!(*seen.borrow(), [42]);
+    // Of a sequence that fails before it, no message is sent.
+    let (_, writable) = files(cx, 10);
+    let lease = cx.slab(1, 64).lease().expect("free");
+    let steps = cx.io.sequence().then(writable.read_at(lease, 0));
+    failed(cx.block_on(steps.then(cx.io.send_message(&other.handle(), 43))));
+    other.poll(Wait::Now).expect("polling");
+    assert_eq!(*seen.borrow(), [42]);
+    Ok(())
+}
+
+fn event_step(cx: &Cx<'_>) -> Result<(), Skip> {
+    let (near, far) = cx.unix_pair();
+    let event = Event::new().expect("a descriptor");
+    let waiter = cx.io.event_waiter(&event).expect("room");
+    let steps = cx.io.sequence().then(waiter.wait()).send_all(&near, span(b"set"));
+    let running = steps.submit().expect("room");
+    nothing_arrives(cx, &far);
+    let thread = std::thread::spawn(move || event.set());
+    cx.block_on(running).expect("the event was set");
+    thread.join().expect("it only sets");
+    assert_eq!(cx.block_on(read(&far, &cx.slab(1, 64), 3)), b"set");
     Ok(())
 }
 

@@ -171,6 +171,51 @@ fn a_signal_handler_sends_messages() {
     });
 }
 
+extern "C" fn on_wake(_: libc::c_int) {
+    if let Some(target) = TARGET.get() {
+        target.wake();
+        SENT.fetch_add(1, Ordering::Relaxed);
+    }
+}
+
+/// A handler on the loop's own thread ends the sleep it interrupts, and one on another thread
+/// ends the sleep of the loop.
+#[test]
+fn a_signal_handler_wakes_the_loop() {
+    child::alone(module_path!(), "a_signal_handler_wakes_the_loop", || {
+        for backend in backends() {
+            let ended = child::forked(|| {
+                let io = Proactor::with(Options::default().backend(backend)).unwrap();
+                assert!(TARGET.set(io.handle()).is_ok());
+                let handler = on_wake as extern "C" fn(libc::c_int);
+                // SAFETY: the handler calls nothing but what is async-signal-safe.
+                let previous =
+                    unsafe { libc::signal(libc::SIGUSR1, handler as libc::sighandler_t) };
+                assert_ne!(previous, libc::SIG_ERR);
+                // SAFETY: names the calling thread.
+                let owner = unsafe { libc::pthread_self() } as u64;
+                for on_owner in [true, false] {
+                    let waking = std::thread::spawn(move || {
+                        std::thread::sleep(Duration::from_millis(20));
+                        // SAFETY: both threads run until this one is joined.
+                        let here = unsafe { libc::pthread_self() };
+                        let target = if on_owner { owner } else { here as u64 };
+                        // SAFETY: as above.
+                        assert_eq!(unsafe { libc::pthread_kill(target as _, libc::SIGUSR1) }, 0);
+                    });
+                    let begun = Instant::now();
+                    io.poll(Duration::from_secs(30)).unwrap();
+                    assert!(begun.elapsed() < Duration::from_secs(20), "the wake was lost");
+                    waking.join().unwrap();
+                }
+                assert_eq!(SENT.load(Ordering::Relaxed), 2);
+                0
+            });
+            assert_eq!(ended, child::Ended::Code(0), "{backend}");
+        }
+    });
+}
+
 /// A signal to the loop's own thread, while it sleeps in the kernel and while it polls.
 #[test]
 fn a_signal_to_the_loop_itself() {
