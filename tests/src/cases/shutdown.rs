@@ -25,7 +25,6 @@ pub const CASES: &[Case] = &[
     Case { name: "shutdown/dropped_inside_a_callback", needs: &[], run: inside_a_callback },
     Case { name: "shutdown/clones_are_one_owner", needs: &[], run: clones_are_one_owner },
     Case { name: "shutdown/work_on_helpers_is_waited_for", needs: &[], run: helper_work },
-    Case { name: "shutdown/what_cannot_end_is_leaked_and_said", needs: &[], run: leaked },
     Case { name: "shutdown/again_and_again", needs: &[], run: again_and_again },
 ];
 
@@ -296,36 +295,6 @@ fn helper_work(cx: &Cx<'_>) -> Result<(), Skip> {
         }
     }
     assert_eq!(slab.available(), 8);
-    Ok(())
-}
-
-/// Opening a FIFO without a writer blocks in the kernel. A helper thread cannot be called back
-/// from there, so the operation is leaked when the deadline passes; io_uring calls it back.
-fn leaked(cx: &Cx<'_>) -> Result<(), Skip> {
-    let fifo = cx.scratch_dir().join("fifo");
-    nix::unistd::mkfifo(&fifo, nix::sys::stat::Mode::S_IRWXU).expect("a FIFO");
-    let io = Proactor::with(cx.options.clone().shutdown(Duration::from_millis(15)))
-        .expect("a second proactor");
-    let mut opening = io.open(&fifo, OpenOptions::read()).expect("a path").submit().expect("room");
-    let mut timer =
-        io.sleep_until(Instant::now() + Duration::from_secs(3600)).submit().expect("room");
-    // Long enough for a helper to be inside the call; one that has not begun is called back.
-    for _ in 0..10 {
-        io.poll(Wait::Now).expect("a turn");
-        std::thread::sleep(Duration::from_millis(1));
-    }
-    let begun = Instant::now();
-    let leaked = io.shutdown(Wait::Now).expect("it ends");
-    assert!(begun.elapsed() < Duration::from_secs(5), "one deadline bounds the whole end");
-    let on_ring = cx.io.backend() == dataplane::Backend::IoUring;
-    assert_eq!(leaked.map(|leaked| leaked.operations), (!on_ring).then_some(1));
-    let told = opening.try_take().expect("its waiter is told at once").map(drop);
-    assert_eq!(told.expect_err("it did not end").kind(), ErrorKind::ShutDown);
-    let ended = timer.try_take().expect("told").expect_err("the end");
-    assert_eq!(ended.kind(), ErrorKind::ShutDown);
-    // Lets the helper go: it finds nobody to tell.
-    let mut options = std::fs::OpenOptions::new();
-    drop(options.read(true).write(true).open(&fifo).expect("both ends at once do not block"));
     Ok(())
 }
 

@@ -7,6 +7,7 @@ mod child;
 
 mod fork;
 mod handoff;
+mod leaking;
 mod limits;
 mod owned_signals;
 mod passing;

@@ -32,7 +32,7 @@ use crate::op::{Op, Shape};
 use crate::remote::cell::Cell;
 use std::cell::UnsafeCell;
 use std::collections::VecDeque;
-use std::mem::MaybeUninit;
+use std::mem::{ManuallyDrop, MaybeUninit};
 use std::sync::Arc;
 use std::task::Waker;
 
@@ -212,7 +212,9 @@ type ScratchCell = UnsafeCell<MaybeUninit<Scratch>>;
 pub(crate) struct Slots {
     slots: Vec<Slot>,
     bodies: Vec<Body>,
-    scratch: Vec<ScratchCell>,
+    /// Freed with the rest, unless the kernel may still write it.
+    scratch: ManuallyDrop<Vec<ScratchCell>>,
+    is_leaked: bool,
     free: u32,
     /// Operations that are not done; what the bound is about.
     pub(crate) in_flight: u32,
@@ -234,7 +236,8 @@ impl Slots {
         Slots {
             slots: Vec::with_capacity(most),
             bodies: Vec::with_capacity(most),
-            scratch: Vec::with_capacity(most),
+            scratch: ManuallyDrop::new(Vec::with_capacity(most)),
+            is_leaked: false,
             free: NONE,
             in_flight: 0,
             delivered: 0,
@@ -283,9 +286,10 @@ impl Slots {
         true
     }
 
-    /// The kernel may still write scratch: its memory is never given back.
+    /// The kernel may still write scratch: its memory is never given back. Outcomes that were not
+    /// taken yet still are.
     pub(crate) fn leak_scratch(&mut self) {
-        std::mem::forget(std::mem::take(&mut self.scratch));
+        self.is_leaked = true;
     }
 
     /// Forgets everything: in a forked child nothing here may be dropped.
@@ -383,6 +387,15 @@ impl Slots {
             .enumerate()
             .filter(|(_, (slot, _))| slot.state != State::Free)
             .map(|(index, (slot, body))| (index as u32, slot, body.op.as_ref()))
+    }
+}
+
+impl Drop for Slots {
+    fn drop(&mut self) {
+        if !self.is_leaked {
+            // Scratch is plain memory: only the allocation goes.
+            drop(std::mem::take(&mut *self.scratch));
+        }
     }
 }
 
