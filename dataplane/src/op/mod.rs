@@ -17,6 +17,7 @@ mod poll;
 mod resolve;
 mod simple;
 mod transfer;
+mod wait;
 
 pub use control::{Close, Shutdown};
 pub(crate) use file::CURRENT;
@@ -33,6 +34,7 @@ pub use resolve::Resolve;
 pub use simple::{Nop, Timer};
 pub(crate) use transfer::PipePair;
 pub use transfer::Transfer;
+pub use wait::{FutexWait, FutexWake, SignalNotification, WaitNotification};
 
 use crate::capability::Capabilities;
 use crate::engine::descriptors::{DescId, Descriptor};
@@ -69,6 +71,10 @@ pub enum Op {
     Transfer(Transfer),
     Resolve(Resolve),
     Message(Message),
+    FutexWait(FutexWait),
+    FutexWake(FutexWake),
+    WaitNotification(WaitNotification),
+    SignalNotification(SignalNotification),
 }
 
 const _: () = assert!(size_of::<Op>() <= 144, "operations are stored by value; keep them small");
@@ -101,6 +107,10 @@ macro_rules! each {
             Op::Transfer($it) => $body,
             Op::Resolve($it) => $body,
             Op::Message($it) => $body,
+            Op::FutexWait($it) => $body,
+            Op::FutexWake($it) => $body,
+            Op::WaitNotification($it) => $body,
+            Op::SignalNotification($it) => $body,
         }
     };
 }
@@ -145,6 +155,10 @@ impl Forms for Op {
 
     fn falls_back(&self, result: i32) -> bool {
         each!(self, op => op.falls_back(result))
+    }
+
+    fn means_again(&self, result: i32) -> bool {
+        each!(self, op => op.means_again(result))
     }
 
     fn shape(&self) -> Shape {

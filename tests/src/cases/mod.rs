@@ -12,17 +12,20 @@ pub mod core;
 pub mod datagram;
 pub mod descriptor;
 pub mod file;
+pub mod futex;
 pub mod hosted;
 pub mod io_source;
 pub mod memory;
 pub mod message;
 pub mod metrics;
 mod net;
+pub mod notification;
 pub mod options;
 pub mod pool;
 pub mod readiness;
 pub mod ready_events;
 pub mod registration;
+pub mod relay;
 pub mod remote;
 pub mod sequence;
 pub mod sequence_made;
@@ -58,16 +61,19 @@ const LISTS: &[&[Case]] = &[
     datagram::CASES,
     descriptor::CASES,
     file::CASES,
+    futex::CASES,
     hosted::CASES,
     io_source::CASES,
     memory::CASES,
     message::CASES,
     metrics::CASES,
+    notification::CASES,
     options::CASES,
     pool::CASES,
     readiness::CASES,
     ready_events::CASES,
     registration::CASES,
+    relay::CASES,
     remote::CASES,
     sequence::CASES,
     sequence_made::CASES,

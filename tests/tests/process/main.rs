@@ -7,6 +7,7 @@ mod child;
 
 mod fork;
 mod limits;
+mod notification;
 mod refused;
 mod signals;
 mod steady;
