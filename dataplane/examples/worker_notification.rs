@@ -97,7 +97,8 @@ async fn receive(socket: Socket, slab: Slab, desk: Arc<Desk>) -> Result<usize> {
     Ok(0)
 }
 
-fn main() -> Result<()> {
+/// See the head of this file.
+pub fn main() -> std::result::Result<(), Box<dyn std::error::Error>> {
     let io = Proactor::new()?;
     let desk = Arc::new(Desk::default());
     let workers: Vec<_> = (0..WORKERS)
@@ -116,8 +117,8 @@ fn main() -> Result<()> {
     let (near, far) = UnixStream::pair()?;
     let (near, far) = (io.adopt_socket(near)?, io.adopt_socket(far)?);
     let slab = Slab::new(1, MESSAGE_BYTES)?;
-    let sending = io.spawn_local(send(far));
-    let receiving = io.spawn_local(receive(near, slab, desk.clone()));
+    let sending = io.spawn(send(far));
+    let receiving = io.spawn(receive(near, slab, desk.clone()));
     while !done.get() {
         io.poll(Wait::Forever)?;
     }
