@@ -133,7 +133,7 @@ pub fn main() -> std::result::Result<(), Box<dyn std::error::Error>> {
     assert_eq!(desk.sum.load(Ordering::Relaxed), expected, "every byte was worked on, once");
     assert_eq!(desk.handled.load(Ordering::Relaxed), MESSAGES);
     println!(
-        "{MESSAGES} messages went through {WORKERS} workers on {}; they slept {} times, {} wait now",
+        "{MESSAGES} messages through {WORKERS} workers on {}; they slept {} times, {} wait now",
         io.backend(),
         desk.sleeps.load(Ordering::Relaxed),
         desk.has_work.waiting()

@@ -146,9 +146,9 @@ impl Proactor {
     /// like every futex wait it is for protocols that change the value before they wake. Dropping
     /// the future loses nothing: a wake that it took and nobody saw is passed on.
     ///
-    /// Where io_uring cannot do it ([`Capability::Futex`](crate::Capability::Futex)) a helper thread
-    /// waits, one for each: at most [`Options::helpers`](crate::Options::helpers) less one, so that
-    /// one is left for files and names.
+    /// Where io_uring cannot do it ([`Capability::Futex`](crate::Capability::Futex)) a helper
+    /// thread waits, one for each: at most [`Options::helpers`](crate::Options::helpers) less one,
+    /// so that one is left for files and names.
     ///
     /// # Errors
     ///

@@ -14,8 +14,8 @@
 //! ```
 //!
 //! The epoch has 32 bits and wraps: a waiter that looks at it, is held up for exactly a multiple of
-//! 2³² signals and then waits would sleep. With nobody waiting a signal is two memory operations and
-//! no system call. Why none is lost is at the head of `remote/epoch.rs`.
+//! 2³² signals and then waits would sleep. With nobody waiting a signal is two memory operations
+//! and no system call. Why none is lost is at the head of `remote/epoch.rs`.
 //!
 //! A [shared](Notification::shared) one lives in a memfd that another process
 //! [opens](Notification::open). The processes trust each other to keep to the rule; one that does
@@ -176,9 +176,9 @@ impl Drop for Counted {
 impl Proactor {
     /// Waits until the epoch of a notification is another than `seen`, and gives it.
     ///
-    /// Dropping the future loses nothing: the epoch stays, and a wake that it took and nobody saw is
-    /// passed on to another who sleeps. Where it waits on a helper thread, and what then limits it,
-    /// is as for [`futex_wait`](Self::futex_wait).
+    /// Dropping the future loses nothing: the epoch stays, and a wake that it took and nobody saw
+    /// is passed on to another who sleeps. Where it waits on a helper thread, and what then limits
+    /// it, is as for [`futex_wait`](Self::futex_wait).
     ///
     /// # Errors
     ///

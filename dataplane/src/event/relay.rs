@@ -3,12 +3,13 @@
 //!
 //! # Sources and sinks
 //!
-//! A source is a descriptor that becomes readable, or a notification whose epoch moves. A sink is an
-//! eventfd that is written to, or a notification that is signalled. A relay reports *news*: it does
-//! not read its source, and several events that come faster than the loop turns may fire it once.
+//! A source is a descriptor that becomes readable, or a notification whose epoch moves. A sink is
+//! an eventfd that is written to, or a notification that is signalled. A relay reports *news*: it
+//! does not read its source, and several events that come faster than the loop turns may fire it
+//! once.
 //!
-//! It is active as soon as [`register`](NewRelay::register) returns: what happens from then on fires
-//! it in a later poll, and a descriptor that is readable already does too. After
+//! It is active as soon as [`register`](NewRelay::register) returns: what happens from then on
+//! fires it in a later poll, and a descriptor that is readable already does too. After
 //! [`unregister`](Relay::unregister), which is the same as dropping it, it never fires again, not
 //! even for what was on its way. All of this is on the proactor's thread.
 //!
@@ -18,17 +19,18 @@
 //!
 //! - *done*: it was one-shot and has fired;
 //! - *faulted*: the source failed, the wait for it ended although nobody asked (cancelled, shut
-//!   down), it could not be armed again, or the sink refused; an error-sensitive relay also when the
-//!   source reports an error or hang-up, which then does not fire. The fault is told once, to
+//!   down), it could not be armed again, or the sink refused; an error-sensitive relay also when
+//!   the source reports an error or hang-up, which then does not fire. The fault is told once, to
 //!   [`on_fault`](NewRelay::on_fault), and stays readable as [`Relay::fault`];
 //! - *unregistered*.
 //!
 //! # Who owns what
 //!
-//! The source's wait is a watch (see `watch.rs`) or a wait operation, placed again after each signal;
-//! both hold the [`Core`] with sink and state, so a relay that goes while something is on its way
-//! leaves nothing dangling. A descriptor is the relay's own: a duplicate of the caller's, or the
-//! caller's if he gives it away; it is closed when the relay ends and the kernel has let go of it.
+//! The source's wait is a watch (see `watch.rs`) or a wait operation, placed again after each
+//! signal; both hold the [`Core`] with sink and state, so a relay that goes while something is on
+//! its way leaves nothing dangling. A descriptor is the relay's own: a duplicate of the caller's,
+//! or the caller's if he gives it away; it is closed when the relay ends and the kernel has let go
+//! of it.
 //!
 //! A notification as source occupies a helper thread where io_uring has no futex operations; see
 //! [`Proactor::futex_wait`].

@@ -45,8 +45,8 @@ pub enum Attempt {
     Blocked(Interest),
     /// Only a blocking call does this: run it on a helper thread, its value is the result.
     Helper(HelperJob),
-    /// As `Helper`, for a call that waits for somebody else, perhaps for ever: not all helper threads
-    /// are given to those. Withdrawing the operation makes it return.
+    /// As `Helper`, for a call that waits for somebody else, perhaps for ever: not all helper
+    /// threads are given to those. Withdrawing the operation makes it return.
     Waiting(HelperJob),
     /// Code that may call the user's: run it on the poll thread with nothing borrowed, its value
     /// is the result.
@@ -272,7 +272,8 @@ pub trait Forms {
     }
 
     /// Asks for the end of an attempt that was [`Attempt::Outside`] or [`Attempt::Waiting`]. None:
-    /// there is nothing more to ask for here, the engine asks whoever has it. True: nobody will tell its result any more. False: its result comes.
+    /// there is nothing more to ask for here, the engine asks whoever has it. True: nobody will
+    /// tell its result any more. False: its result comes.
     fn withdraw(&mut self) -> Option<bool> {
         None
     }

@@ -1,9 +1,9 @@
 //! The rule by which nobody sleeps through a signal, and a signal for nobody costs no system call.
 //!
-//! Two words: the *epoch*, which every signal moves on, and the number of those who *wait*. A waiter
-//! has seen an epoch; it counts itself, then asks the kernel to sleep while the epoch is still that
-//! one. A signaller moves the epoch, then looks whether somebody waits, and only then calls the
-//! kernel.
+//! Two words: the *epoch*, which every signal moves on, and the number of those who *wait*. A
+//! waiter has seen an epoch; it counts itself, then asks the kernel to sleep while the epoch is
+//! still that one. A signaller moves the epoch, then looks whether somebody waits, and only then
+//! calls the kernel.
 //!
 //! # No wake is lost
 //!
@@ -11,11 +11,11 @@
 //! comes first.
 //!
 //! - The waiter's comes first: the signaller, which reads the count after its own, sees the waiter
-//!   counted, and calls the kernel. The kernel compares and sleeps in one step under the lock that a
-//!   wake takes too. Compared before that wake: the waiter sleeps, and is found. After: the epoch was
-//!   moved before the wake was asked for, so the comparison fails.
-//! - The signaller's comes first: the waiter, which compares after its own, sees the epoch moved and
-//!   does not sleep. Nobody needs to wake it.
+//!   counted, and calls the kernel. The kernel compares and sleeps in one step under the lock that
+//!   a wake takes too. Compared before that wake: the waiter sleeps, and is found. After: the epoch
+//!   was moved before the wake was asked for, so the comparison fails.
+//! - The signaller's comes first: the waiter, which compares after its own, sees the epoch moved
+//!   and does not sleep. Nobody needs to wake it.
 //!
 //! A wake for a few when more are asleep leaves the others asleep, as asked; whoever comes to wait
 //! later for an epoch that is past does not sleep at all. The count may be too high, when a process

@@ -3,11 +3,11 @@
 //!
 //! # Two ways to wait
 //!
-//! In the ring (Linux 6.7) the kernel queues the wait itself; a cancel takes it out of the queue, or
-//! comes too late and the wake is its result. Elsewhere a helper thread sleeps on two words at once,
-//! the caller's and one of this operation's own, the *bell* of its cancel: a cancel sets it and wakes
-//! whoever sleeps there, which is this helper and nobody else. When both were woken the caller's
-//! word wins, so no wake is taken by a wait that then says it was cancelled.
+//! In the ring (Linux 6.7) the kernel queues the wait itself; a cancel takes it out of the queue,
+//! or comes too late and the wake is its result. Elsewhere a helper thread sleeps on two words at
+//! once, the caller's and one of this operation's own, the *bell* of its cancel: a cancel sets it
+//! and wakes whoever sleeps there, which is this helper and nobody else. When both were woken the
+//! caller's word wins, so no wake is taken by a wait that then says it was cancelled.
 //!
 //! The kernel answers a word of another value with EAGAIN. That is a result here, not a request to
 //! try again, which is what the engine makes of it otherwise.

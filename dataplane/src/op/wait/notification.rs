@@ -1,7 +1,7 @@
 //! Waiting for a notification and signalling it: see the head of `event/notification.rs`.
 //!
-//! The wait is that of a futex word, the epoch, again and again until it has moved. The operation is
-//! counted among those who wait from before it first sleeps until it has its result. It owns the
+//! The wait is that of a futex word, the epoch, again and again until it has moved. The operation
+//! is counted among those who wait from before it first sleeps until it has its result. It owns the
 //! notification's words until its last completion.
 
 use super::super::{Advance, Attempt, Context, Forms, Operation, settle, variant};
