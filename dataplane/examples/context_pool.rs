@@ -98,7 +98,7 @@ impl Seen {
     }
 }
 
-fn main() -> Result<()> {
+pub fn main() -> Result<()> {
     // The driver starts with the context and ends with its last owner.
     let context = Context::start(Options::default().name("driver"))?;
     let driver = context.driver();

@@ -149,6 +149,7 @@ impl Capabilities {
             .with(Capability::BufferRings)
             .with(Capability::VectoredFixed)
             .with(Capability::LinkedOperations)
+            .with(Capability::Futex)
     }
 
     /// Every capability there is a name for.

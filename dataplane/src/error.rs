@@ -135,6 +135,11 @@ impl Error {
         self
     }
 
+    pub(crate) fn named(mut self, operation: &'static str) -> Error {
+        self.0.operation = operation;
+        self
+    }
+
     /// The operation that failed, in one or two words.
     pub fn operation(&self) -> &'static str {
         self.0.operation

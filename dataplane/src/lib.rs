@@ -59,8 +59,11 @@ mod public {
     pub use crate::engine::shutdown::Leaked;
     pub use crate::error::{Error, ErrorKind, Failed, Result};
     pub use crate::event::event::{Event, EventPool, EventWaiter, PooledEvent};
+    pub use crate::event::futex::{FutexWord, Woken};
     pub use crate::event::io_source::IoSource;
+    pub use crate::event::notification::Notification;
     pub use crate::event::readiness::{Readiness, ReadyEvent, Token, Trigger, Waiting};
+    pub use crate::event::relay::{NewRelay, Relay, RelaySink, RelaySource};
     pub use crate::event::signals::{
         ReceivedSignal, Signal, SignalStream, Signals, Subscription, block_signals_early,
         ignore_sigpipe,
@@ -95,10 +98,11 @@ mod public {
     /// The operations themselves, for naming their types.
     pub mod operations {
         pub use crate::op::{
-            Accept, AcceptMany, Close, Connect, EventWait, Message, Nop, Open, Poll, PollMany,
-            Read, Recv, RecvFrom, RecvMany, RecvPool, RecvVectored, Resolve, SemaphoreSignal,
-            SemaphoreWait, SemaphoreWaitAll, SemaphoreWaitAny, Send, SendTo, SendVectored,
-            Shutdown, Sync, Timer, Transfer, Write,
+            Accept, AcceptMany, Close, Connect, EventWait, FutexWait, FutexWake, Message, Nop,
+            Open, Poll, PollMany, Read, Recv, RecvFrom, RecvMany, RecvPool, RecvVectored, Resolve,
+            SemaphoreSignal, SemaphoreWait, SemaphoreWaitAll, SemaphoreWaitAny, Send, SendTo,
+            SendVectored, Shutdown, SignalNotification, Sync, Timer, Transfer, WaitNotification,
+            Write,
         };
     }
     pub use crate::options::{Backend, Options, SqPoll};

@@ -213,7 +213,7 @@ fn the_ring_and_its_capabilities_agree() {
     }
     assert_eq!(state(&report, "checks", "io_uring/multishot"), "ok");
     // What no operation uses is not called there, whatever the kernel has.
-    assert_eq!(state(&report, "checks", "io_uring/futex"), "missing");
+    assert_eq!(state(&report, "checks", "io_uring/messaging"), "missing");
     let pools = state(&report, "checks", "io_uring/buffer-rings") == "ok";
     assert_eq!(state(&report, "checks", "receive-pool") == "ok", pools);
 }

@@ -100,7 +100,7 @@ impl Engine {
             return self.chain_broke(index);
         }
         let retry = event.result == -libc::EINTR || event.result == -libc::EAGAIN;
-        if retry && own {
+        if retry && own && op.means_again(event.result) {
             return self.try_again(index);
         }
         if event.result == -libc::ENOBUFS && own && op.pool().is_some() {

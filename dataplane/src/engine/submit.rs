@@ -265,6 +265,10 @@ impl Engine {
                 let job = self.table.reported(id, job);
                 return self.fire.push_back(Fire::Call(Box::new(move |_| job())));
             }
+            Attempt::Waiting(job) => match self.table.run_waiting(id, job) {
+                Ok(()) => return,
+                Err(errno) => -errno,
+            },
             Attempt::Helper(job) => match self.table.run_helper(id, job) {
                 Ok(()) => return,
                 Err(errno) => -errno,

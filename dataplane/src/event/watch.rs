@@ -203,7 +203,8 @@ fn duplicate(fd: impl AsFd) -> Result<OwnedFd> {
     fd.as_fd().try_clone_to_owned().map_err(|error| Error::from_io(NAME, &error))
 }
 
-fn take(local: &Local, own: OwnedFd) -> Result<Rc<LocalDescriptor>> {
+/// A descriptor, in the table.
+pub(crate) fn take(local: &Local, own: OwnedFd) -> Result<Rc<LocalDescriptor>> {
     let class = calls::classify(own.as_raw_fd()).map_err(|error| Error::from_io(NAME, &error))?;
     local.own(NAME, own, class)
 }

@@ -45,6 +45,9 @@ pub enum Attempt {
     Blocked(Interest),
     /// Only a blocking call does this: run it on a helper thread, its value is the result.
     Helper(HelperJob),
+    /// As `Helper`, for a call that waits for somebody else, perhaps for ever: not all helper
+    /// threads are given to those. Withdrawing the operation makes it return.
+    Waiting(HelperJob),
     /// Code that may call the user's: run it on the poll thread with nothing borrowed, its value
     /// is the result.
     Here(HelperJob),
@@ -241,6 +244,13 @@ pub trait Forms {
         false
     }
 
+    /// Whether EINTR or EAGAIN, which is what `result` is, says that the same call is to be made
+    /// again; else it is a result.
+    fn means_again(&self, result: i32) -> bool {
+        let _ = result;
+        true
+    }
+
     /// Whether it never goes to the backend: the engine attempts it itself, and the attempt ends
     /// it or says who will.
     fn is_own(&self, capabilities: Capabilities) -> bool {
@@ -261,8 +271,9 @@ pub trait Forms {
         false
     }
 
-    /// Asks for the end of an attempt that was [`Attempt::Outside`]. None: there is nothing to
-    /// ask for. True: nobody will tell its result any more. False: its result comes.
+    /// Asks for the end of an attempt that was [`Attempt::Outside`] or [`Attempt::Waiting`]. None:
+    /// there is nothing more to ask for here, the engine asks whoever has it. True: nobody will
+    /// tell its result any more. False: its result comes.
     fn withdraw(&mut self) -> Option<bool> {
         None
     }

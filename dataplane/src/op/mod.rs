@@ -35,6 +35,7 @@ pub use simple::{Nop, Timer};
 pub(crate) use transfer::PipePair;
 pub use transfer::Transfer;
 pub use wait::{EventWait, SemaphoreSignal, SemaphoreWait, SemaphoreWaitAll, SemaphoreWaitAny};
+pub use wait::{FutexWait, FutexWake, SignalNotification, WaitNotification};
 
 use crate::capability::Capabilities;
 use crate::engine::descriptors::{DescId, Descriptor};
@@ -76,6 +77,10 @@ pub enum Op {
     SemaphoreWaitAll(SemaphoreWaitAll),
     SemaphoreWaitAny(SemaphoreWaitAny),
     SemaphoreSignal(SemaphoreSignal),
+    FutexWait(FutexWait),
+    FutexWake(FutexWake),
+    WaitNotification(WaitNotification),
+    SignalNotification(SignalNotification),
 }
 
 const _: () = assert!(size_of::<Op>() <= 144, "operations are stored by value; keep them small");
@@ -113,6 +118,10 @@ macro_rules! each {
             Op::SemaphoreWaitAll($it) => $body,
             Op::SemaphoreWaitAny($it) => $body,
             Op::SemaphoreSignal($it) => $body,
+            Op::FutexWait($it) => $body,
+            Op::FutexWake($it) => $body,
+            Op::WaitNotification($it) => $body,
+            Op::SignalNotification($it) => $body,
         }
     };
 }
@@ -157,6 +166,10 @@ impl Forms for Op {
 
     fn falls_back(&self, result: i32) -> bool {
         each!(self, op => op.falls_back(result))
+    }
+
+    fn means_again(&self, result: i32) -> bool {
+        each!(self, op => op.means_again(result))
     }
 
     fn shape(&self) -> Shape {

@@ -2,6 +2,7 @@
 
 #[cfg(not(loom))]
 pub(crate) mod cell;
+pub(crate) mod epoch;
 #[cfg(not(loom))]
 pub(crate) mod handle;
 #[cfg(not(loom))]

@@ -111,6 +111,22 @@ pub(crate) fn poll_now(fd: RawFd, interest: Interest) -> i32 {
     }
 }
 
+/// Whether a descriptor is an eventfd, by the name `proc(5)` gives it; where there is no such file
+/// system it is believed to be one.
+pub(crate) fn is_eventfd(fd: RawFd) -> bool {
+    std::fs::read_link(format!("/proc/self/fd/{fd}"))
+        .map_or(true, |name| name.as_os_str() == "anon_inode:[eventfd]")
+}
+
+/// Adds to the counter of an eventfd (`eventfd(2)`), or -EAGAIN where it has no room.
+pub(crate) fn add_to_eventfd(fd: RawFd, value: u64) -> i32 {
+    let bytes = value.to_ne_bytes();
+    without_blocking(fd, || {
+        // SAFETY: the kernel reads eight bytes, ours.
+        retry(|| unsafe { libc::write(fd, bytes.as_ptr().cast(), bytes.len()) })
+    })
+}
+
 /// Accepts a connection that waits, close-on-exec, or -EAGAIN.
 pub(crate) fn accept(fd: RawFd) -> i32 {
     match poll_now(fd, Interest::READABLE) {

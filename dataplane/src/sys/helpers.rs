@@ -196,6 +196,11 @@ impl Helpers {
         job.is_some()
     }
 
+    /// The most threads there may be.
+    pub(crate) fn max_threads(&self) -> usize {
+        self.max_threads
+    }
+
     /// Threads there are, busy or idle.
     pub(crate) fn threads(&self) -> usize {
         self.shared.lock().threads()

@@ -7,11 +7,13 @@
 pub(crate) mod calls;
 pub mod diagnose;
 pub(crate) mod fork;
+pub(crate) mod futex;
 pub(crate) mod helpers;
 pub(crate) mod limits;
 pub(crate) mod rights;
 pub(crate) mod signals;
 pub(crate) mod sockets;
+pub(crate) mod words;
 
 /// The calls against real descriptors. Those that must not sleep are made on blocking ones: a
 /// test that hangs shows one that does.

@@ -15,6 +15,7 @@ pub mod descriptor;
 pub mod driver;
 pub mod event;
 pub mod file;
+pub mod futex;
 pub mod hosted;
 pub mod io_source;
 pub mod local_context;
@@ -22,6 +23,7 @@ pub mod memory;
 pub mod message;
 pub mod metrics;
 mod net;
+pub mod notification;
 pub mod options;
 pub mod pass;
 pub mod pass_hostile;
@@ -30,6 +32,7 @@ pub mod pressure;
 pub mod readiness;
 pub mod ready_events;
 pub mod registration;
+pub mod relay;
 pub mod remote;
 pub mod semaphore;
 pub mod sequence;
@@ -72,12 +75,14 @@ const LISTS: &[&[Case]] = &[
     driver::CASES,
     event::CASES,
     file::CASES,
+    futex::CASES,
     hosted::CASES,
     io_source::CASES,
     local_context::CASES,
     memory::CASES,
     message::CASES,
     metrics::CASES,
+    notification::CASES,
     options::CASES,
     pass::CASES,
     pass_hostile::CASES,
@@ -86,6 +91,7 @@ const LISTS: &[&[Case]] = &[
     readiness::CASES,
     ready_events::CASES,
     registration::CASES,
+    relay::CASES,
     remote::CASES,
     semaphore::CASES,
     sequence::CASES,

@@ -9,6 +9,7 @@ mod fork;
 mod handoff;
 mod leaking;
 mod limits;
+mod notification;
 mod owned_signals;
 mod passing;
 mod pressure;

@@ -95,7 +95,7 @@ impl Ready {
                 Attempt::Done(result) => (result, 0),
                 Attempt::Flagged(result, flags) => (result, flags),
                 Attempt::Helper(job) => return self.help(id, job, table),
-                Attempt::Here(_) | Attempt::Outside => {
+                Attempt::Here(_) | Attempt::Outside | Attempt::Waiting(_) => {
                     unreachable!("the engine attempts it itself")
                 }
                 Attempt::Blocked(interest) => {

@@ -332,7 +332,9 @@ impl Uring {
             Some(Op::Connect(_) | Op::SendTo(_) | Op::Write(_)) => Interest::WRITABLE,
             _ => Interest::READABLE,
         };
-        if slot.shape == Shape::Multishot || event.flags & MORE != 0 || slot.cancel_sent {
+        let is_result = body.op.as_ref().is_some_and(|op| !op.means_again(event.result));
+        let is_over = is_result || slot.cancel_sent;
+        if slot.shape == Shape::Multishot || event.flags & MORE != 0 || is_over {
             return out.push(event);
         }
         let number = table.descriptor_of(id);

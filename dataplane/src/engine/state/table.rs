@@ -25,6 +25,8 @@ pub(crate) struct Table {
     pub(crate) helpers: Helpers,
     /// Operations a helper thread has or will have.
     helping: Vec<(OpId, JobId)>,
+    /// Those of them that wait for somebody else.
+    waiting: Vec<OpId>,
     pub(crate) shared: Arc<Shared>,
 }
 
@@ -52,6 +54,7 @@ impl Table {
             capabilities: Capabilities::default(),
             helpers,
             helping: Vec::new(),
+            waiting: Vec::new(),
             shared,
         }
     }
@@ -100,6 +103,19 @@ impl Table {
         }
     }
 
+    /// As [`run_helper`](Self::run_helper), for a call that may wait for ever: one thread is never
+    /// given to those, or files and names would wait with them.
+    pub(crate) fn run_waiting(&mut self, id: OpId, job: HelperJob) -> Result<(), i32> {
+        match self.helpers.max_threads() {
+            0 | 1 => return Err(libc::EOPNOTSUPP),
+            most if self.waiting.len() >= most - 1 => return Err(libc::ENOMEM),
+            _ => {}
+        }
+        self.run_helper(id, job)?;
+        self.waiting.push(id);
+        Ok(())
+    }
+
     /// The job, with its result told by the inbox.
     pub(crate) fn reported(&self, id: OpId, job: HelperJob) -> Box<dyn FnOnce() + Send> {
         let completer = Completer { shared: self.shared.clone(), id };
@@ -116,7 +132,7 @@ impl Table {
         let at = self.helping.iter().position(|(helped, _)| *helped == id)?;
         let stopped = self.helpers.cancel(self.helping[at].1);
         if stopped {
-            self.helping.swap_remove(at);
+            self.forget_helper(at);
         }
         Some(stopped)
     }
@@ -124,8 +140,13 @@ impl Table {
     /// A helper's result arrived.
     pub(crate) fn helped(&mut self, id: OpId) {
         if let Some(at) = self.helping.iter().position(|(helped, _)| *helped == id) {
-            self.helping.swap_remove(at);
+            self.forget_helper(at);
         }
+    }
+
+    fn forget_helper(&mut self, at: usize) {
+        let (id, _) = self.helping.swap_remove(at);
+        self.waiting.retain(|waiting| *waiting != id);
     }
 }
 
