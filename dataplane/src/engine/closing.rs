@@ -41,15 +41,16 @@ impl Engine {
 
     /// The close operation in slot `closer` waits for the descriptor to become idle.
     pub(crate) fn close_when_idle(&mut self, desc: DescId, closer: u32) {
-        let descriptor = self.table.descriptors.at(desc.index);
-        if !descriptor.is_open() || descriptor.closer != NONE {
-            // Another close of the same batch came first.
+        let open = self.table.descriptors.find(desc);
+        let Some(descriptor) = open.filter(|found| found.is_open() && found.closer == NONE) else {
+            // Another close came first: of the same batch, or before the turn of this step came,
+            // when the place in the table may be another's by now.
             let slot = self.table.slots.at(closer);
             slot.owed = 1;
             let id = crate::backend::OpId::new(closer, slot.generation);
             let event = crate::backend::Event::of(id, -libc::EBADF, 0);
             return self.own_events.push_back(event);
-        }
+        };
         descriptor.closer = closer;
         self.begin_close(desc.index);
     }

@@ -43,8 +43,8 @@ pub(crate) type Maker = Box<dyn FnMut() -> Made>;
 
 /// What a maker made.
 pub(crate) enum Made {
-    /// The step.
-    Step(Op),
+    /// The step, and when it ends at the latest.
+    Step(Op, Option<u64>),
     /// The sequence ends here, with success.
     Stop,
     /// It cannot go on.
@@ -97,9 +97,7 @@ impl Engine {
             body.then = index;
             self.table.slots.body(index).before = before.index();
         }
-        // A timer's place in the deadline queue is for its own instant, from its start on.
-        let is_timer = self.table.slots.op(index).is_some_and(|op| op.fires_at().is_some());
-        if deadline_ns.is_some() && !is_timer {
+        if deadline_ns.is_some() {
             self.set_deadline(index, deadline_ns);
         }
         Some(id)
@@ -117,8 +115,12 @@ impl Engine {
         }
         let has_deadline = self.table.slots.at(index).has_deadline;
         let fires_at = self.table.slots.op(index).and_then(|op| op.fires_at());
-        if fires_at.is_some() || (self.options.timeout.is_some() && !has_deadline) {
-            self.set_deadline(index, fires_at);
+        match fires_at {
+            Some(at_ns) => self.end_by(index, at_ns),
+            None if self.options.timeout.is_some() && !has_deadline => {
+                self.set_deadline(index, None);
+            }
+            None => {}
         }
         self.start(index);
     }
@@ -166,6 +168,9 @@ impl Engine {
             }
         }
         self.counters.linked_steps += run.len() as u64;
+        if self.resting {
+            self.rouse();
+        }
         true
     }
 
@@ -194,6 +199,32 @@ impl Engine {
         slot.cancel_sent = false;
         if slot.step == Step::May {
             self.start_step(index);
+        }
+    }
+
+    /// A step whose turn has not come is asked to end: so are those before it, back to the one that
+    /// runs. Step by step and not by calls within calls: a sequence may be as long as the bound.
+    pub(super) fn cancel_before(&mut self, mut index: u32, reason: Reason) {
+        loop {
+            if self.table.slots.at(index).state == State::Waiting {
+                self.cancel_own(index);
+            }
+            index = self.table.slots.body(index).before;
+            if index == NONE {
+                // The one before it has failed: it ends already.
+                return;
+            }
+            let slot = self.table.slots.at(index);
+            if slot.settled || slot.step != Step::Waits {
+                let id = self.table.slots.id(index);
+                self.cancel(id, reason);
+                return;
+            }
+            if slot.reason != Reason::Kernel {
+                // It was asked before, and asked those before it.
+                return;
+            }
+            slot.reason = reason;
         }
     }
 
@@ -263,8 +294,8 @@ impl Engine {
         if !waiting {
             return self.fire.push_back(Fire::Drop(Box::new(made)));
         }
-        let op = match made {
-            Made::Step(op) => op,
+        let (op, deadline_ns) = match made {
+            Made::Step(op, deadline_ns) => (op, deadline_ns),
             Made::Failed(error) => return self.refuse_step(index, error, None),
             Made::Stop => {
                 self.table.slots.at(index).reason = Reason::Stopped;
@@ -277,6 +308,9 @@ impl Engine {
         let links = Links::of(&op);
         op.put(&mut self.table.slots.body(index).op);
         self.enlist(index, links);
+        if let Some(at_ns) = deadline_ns {
+            self.end_by(index, at_ns);
+        }
         self.start_step(index);
     }
 

@@ -143,7 +143,9 @@ impl Engine {
             _ => op.put(&mut self.table.slots.body(index).op),
         }
         if fires_at.is_some() || deadline_ns.is_some() || self.options.timeout.is_some() {
-            self.set_deadline(index, fires_at.or(deadline_ns));
+            // A timer may have to end before it fires; the default timeout is not for timers.
+            let end_ns = [fires_at, deadline_ns].into_iter().flatten().min();
+            self.set_deadline(index, end_ns);
         }
         match (shape, links.desc) {
             (Shape::Plain, _) => {}
@@ -169,6 +171,12 @@ impl Engine {
         }
         self.table.slots.at(index).has_deadline = true;
         self.deadlines.insert(index, at_ns);
+    }
+
+    /// An earlier end than the one it has, if it is earlier.
+    pub(super) fn end_by(&mut self, index: u32, at_ns: u64) {
+        let own = self.deadlines.at_ns(index).unwrap_or(at_ns);
+        self.set_deadline(index, Some(own.min(at_ns)));
     }
 
     /// Counts the operation in everything it uses.
@@ -344,7 +352,8 @@ impl Engine {
         if slot.state == State::Done || slot.settled {
             return false;
         }
-        if matches!(self.table.slots.op(id.index()), Some(Op::Close(_))) {
+        let begun = slot.state != State::Waiting;
+        if begun && matches!(self.table.slots.op(id.index()), Some(Op::Close(_))) {
             // The table has given the number up, or will: a close that does not run leaks it.
             return true;
         }
@@ -368,12 +377,7 @@ impl Engine {
             // A sequence ends as a whole, and the kernel knows a chain by the step it is at: what
             // is asked of a step goes on to the one that runs.
             State::Waiting | State::InFlight if slot.step == Step::Waits => {
-                if slot.state == State::Waiting {
-                    self.cancel_own(index);
-                }
-                let before = self.table.slots.body(index).before;
-                let before = self.table.slots.id(before);
-                self.cancel(before, reason);
+                self.cancel_before(index, reason);
             }
             State::Waiting => self.cancel_own(index),
             State::InFlight if slot.owed == 0 => self.cancel_own(index),
@@ -399,10 +403,10 @@ impl Engine {
         }
     }
 
-    /// Ends an operation the backend does not have. A close cannot be called back.
+    /// Ends an operation the backend does not have. A close that has begun cannot be called back.
     pub(super) fn cancel_own(&mut self, index: u32) {
         let (slot, body, _) = self.table.slots.parts(index);
-        if matches!(body.op, Some(Op::Close(_))) {
+        if slot.state != State::Waiting && matches!(body.op, Some(Op::Close(_))) {
             slot.reason = Reason::Kernel;
             return;
         }

@@ -8,7 +8,7 @@
 use super::slots::{Notify, State};
 use super::{Engine, Fire, Outcome, Reason, deadlines};
 use crate::backend::{Event, Fatal, OpId, Until};
-use crate::op::Op;
+use crate::op::{Forms, Op};
 use crate::proactor::rest::Rest;
 use crate::remote::inbox::{Command, ForeignCall, Left, Shared};
 use crate::remote::message::Running;
@@ -257,9 +257,10 @@ impl Engine {
             let slot = self.table.slots.at(index);
             slot.has_deadline = false;
             let id = OpId::new(index, slot.generation);
-            let is_timer = matches!(self.table.slots.op(index), Some(Op::Timer(_)));
+            let fires_at = self.table.slots.op(index).and_then(|op| op.fires_at());
             let slot = self.table.slots.at(index);
-            if !is_timer {
+            let fires = slot.state == State::InFlight && fires_at.is_some_and(|at| at <= now_ns);
+            if !fires {
                 self.counters.timed_out += 1;
                 self.cancel(id, Reason::Timeout);
             } else if slot.owed == 0 {

@@ -10,6 +10,7 @@ mod memory;
 mod names;
 mod registrations;
 mod remote;
+mod sequences;
 mod streams;
 mod wakers;
 

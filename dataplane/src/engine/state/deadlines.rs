@@ -81,6 +81,12 @@ impl Deadlines {
         }
     }
 
+    /// The deadline of `key`.
+    pub(crate) fn at_ns(&self, key: u32) -> Option<u64> {
+        let position = *self.positions.get(key as usize)?;
+        self.heap.get(position as usize).map(|entry| entry.at_ns)
+    }
+
     /// When the next one expires.
     pub(crate) fn next_ns(&self) -> Option<u64> {
         self.heap.first().map(|entry| entry.at_ns)

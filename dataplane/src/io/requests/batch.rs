@@ -11,6 +11,7 @@ use crate::op::{Op, Operation};
 use crate::proactor::{Inner, Proactor};
 use std::cell::RefCell;
 use std::marker::PhantomData;
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::rc::Rc;
 
 const NAME: &str = "submit a batch";
@@ -270,8 +271,19 @@ impl Drop for Submitted {
     fn drop(&mut self) {
         // From the last to the first: a step that goes asks the running one to end, once.
         let names = std::mem::take(&mut *self.names.borrow_mut());
+        // What an outcome holds is the user's: a panic in its drop leaves none of the others.
+        let mut panic = None;
         for id in names.into_iter().rev().flatten() {
-            self.inner.abandon(id);
+            match catch_unwind(AssertUnwindSafe(|| self.inner.abandon(id))) {
+                Err(payload) if panic.is_none() => panic = Some(payload),
+                // Its drop may panic again.
+                Err(payload) => std::mem::forget(payload),
+                Ok(()) => {}
+            }
+        }
+        match panic {
+            Some(payload) if !std::thread::panicking() => resume_unwind(payload),
+            payload => std::mem::forget(payload),
         }
     }
 }

@@ -130,7 +130,10 @@ impl Sequence {
                 None => Err(Error::new(NAME, ErrorKind::NotFound, "the outcome was taken")),
             };
             match flow.map(Into::into) {
-                Ok(Flow::Run(request)) => Made::Step(request.into_operation().into()),
+                Ok(Flow::Run(request)) => {
+                    let (_, op, deadline_ns, _) = request.into_parts();
+                    Made::Step(op.into(), deadline_ns)
+                }
                 Ok(Flow::Stop) => Made::Stop,
                 Err(error) => Made::Failed(error),
             }
