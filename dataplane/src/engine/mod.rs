@@ -150,8 +150,9 @@ pub(crate) struct Engine {
     pub(crate) spin: Spin,
     /// Wakes this proactor's loop; given to whatever the engine itself waits for.
     pub(crate) self_waker: Waker,
-    /// The tasks in line; those woken on other threads are put there by the sweep.
-    pub(crate) run_queue: Rc<RunQueue>,
+    /// The tasks in line, the proactor's and each local context's; those woken on other threads are
+    /// put there by the sweep.
+    pub(crate) run_queues: Vec<Rc<RunQueue>>,
     /// A host runtime sleeps in the loop's place: what is staged from here on must wake it.
     pub(crate) resting: bool,
 }

@@ -169,7 +169,9 @@ impl Engine {
             returns.registrations.drain(|index| self.unregister(index as u32));
         }
         if !returns.tasks.is_empty() {
-            returns.tasks.drain(|bit| self.run_queue.push_all_of(bit));
+            returns.tasks.drain(|bit| {
+                self.run_queues.iter().for_each(|queue| queue.push_all_of(bit));
+            });
         }
         if !returns.pools.is_empty() {
             returns.pools.drain(|index| self.table.groups.at(index as u16).close());

@@ -37,7 +37,7 @@ use crate::remote::inbox::{self, Shared};
 use crate::remote::message::Messages;
 use crate::remote::patience::Patience;
 use crate::run::executor::Executor;
-use crate::run::ready::Ready as RunQueue;
+use crate::run::ready::{Driver, Ready as RunQueue};
 use crate::sys::helpers::Helpers;
 pub(crate) use inner::Inner;
 use loop_waker::LoopWaker;
@@ -153,7 +153,7 @@ impl Proactor {
         let helpers = Helpers::new(&options.name, options.helpers);
         let mut table = Table::new(bound, options.descriptors, helpers, shared.clone());
         table.capabilities = backend.capabilities();
-        let run_queue = RunQueue::new(shared.clone());
+        let run_queue = RunQueue::new(shared.clone(), Driver::Poll);
         let self_waker = Waker::from(LoopWaker::new(shared.clone(), false));
         let trace = Trace::new(&options.name, backend.choice(), fallback.as_deref());
         let spin = Spin::new(options.spin);
@@ -180,7 +180,7 @@ impl Proactor {
             patience: Patience::new(),
             spin,
             self_waker,
-            run_queue: run_queue.clone(),
+            run_queues: vec![run_queue.clone()],
             resting: false,
         };
         let inner = Rc::new(Inner {
@@ -188,7 +188,7 @@ impl Proactor {
             engine: RefCell::new(engine),
             origin: shared.origin,
             shared,
-            executor: Executor::new(run_queue),
+            executor: Rc::new(Executor::new(run_queue)),
             polling: Cell::new(false),
             host_sleeps: Cell::new(false),
             end_after_poll: Cell::new(false),
