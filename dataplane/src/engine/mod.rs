@@ -22,7 +22,6 @@ use crate::proactor::spin::Spin;
 use crate::remote::cell::Adopted;
 use crate::remote::inbox::ForeignCall;
 use crate::remote::message::Messages;
-use crate::remote::patience::Patience;
 use crate::run::ready::Ready as RunQueue;
 use deadlines::Deadlines;
 use descriptors::Class;
@@ -145,7 +144,6 @@ pub(crate) struct Engine {
     /// Operations that may still be attempted at once instead of going to the backend; more than
     /// none only while a context runs a handler.
     pub(crate) inline: u32,
-    pub(crate) patience: Patience,
     /// How long the loop looks before it sleeps.
     pub(crate) spin: Spin,
     /// Wakes this proactor's loop; given to whatever the engine itself waits for.

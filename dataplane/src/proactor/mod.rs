@@ -35,7 +35,6 @@ use crate::options::{Backend, Options};
 use crate::remote::handle::Handle;
 use crate::remote::inbox::{self, Shared};
 use crate::remote::message::Messages;
-use crate::remote::patience::Patience;
 use crate::run::executor::Executor;
 use crate::run::ready::{Driver, Ready as RunQueue};
 use crate::sys::helpers::Helpers;
@@ -177,7 +176,6 @@ impl Proactor {
             commands_left: false,
             messages: Messages::default(),
             inline: 0,
-            patience: Patience::new(),
             spin,
             self_waker,
             run_queues: vec![run_queue.clone()],
@@ -271,22 +269,8 @@ impl Proactor {
             woken |= engine.take_wake();
             let tasks = inner.executor.ready.waiting();
             let idle = engine.table.slots.delivered == before && !woken && tasks == 0;
-            let mut until = engine.until(if idle { wanted } else { Until::Now });
-            let found = match until != Until::Now && engine.spin.is_on() {
-                true => engine.spin(until, seen),
-                false => Ok(false),
-            };
-            if matches!(found, Ok(false))
-                && until != Until::Now
-                && (engine.looks(shared, seen, until) || !shared.arm(seen))
-            {
-                until = Until::Now;
-            }
-            let waited = match found {
-                Ok(false) => engine.wait(until),
-                Ok(true) => Ok(()),
-                Err(fatal) => Err(fatal),
-            };
+            let until = engine.until(if idle { wanted } else { Until::Now });
+            let waited = engine.look_and_wait(until, seen);
             if inner.has_user_code(&engine) {
                 drop(engine);
                 woken |= inner.run_user_code();
