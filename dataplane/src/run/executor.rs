@@ -46,6 +46,7 @@
 use super::ready::{Driver, LOST_PANIC, Ready};
 use super::task::Run;
 use crate::error::{Error, ErrorKind};
+use crate::remote::cell::keep_waker;
 use crate::remote::inbox;
 use std::any::Any;
 use std::cell::{Cell, RefCell};
@@ -344,11 +345,7 @@ impl Executor {
         let mut table = self.table.borrow_mut();
         let Some(slot) = table.find(id) else { return Joined::Ended(End::aborted()) };
         if !matches!(slot.stage, Stage::Done(_) | Stage::Ended(_)) {
-            let stale = match waker {
-                Ok(fresh) => slot.joiner.replace(fresh),
-                Err(known) if slot.joiner.as_ref().is_some_and(|own| own.will_wake(known)) => None,
-                Err(_) => return Joined::Unknown,
-            };
+            let Some(stale) = keep_waker(&mut slot.joiner, waker) else { return Joined::Unknown };
             drop(table);
             drop(stale);
             return Joined::Pending;

@@ -6,6 +6,7 @@
 
 use super::task::Task;
 use crate::error::{Error, ErrorKind, Result};
+use crate::remote::cell::keep_waker;
 use std::fmt;
 use std::future::Future;
 use std::pin::Pin;
@@ -131,11 +132,7 @@ impl<T> Join<T> {
             let message = "its value was taken already";
             return Some(Poll::Ready(Err(Error::new(NAME, ErrorKind::NotFound, message))));
         }
-        let stale = match waker {
-            Ok(fresh) => state.waker.replace(fresh),
-            Err(waker) if state.waker.as_ref().is_some_and(|own| own.will_wake(waker)) => None,
-            Err(_) => return None,
-        };
+        let stale = keep_waker(&mut state.waker, waker)?;
         drop(state);
         drop(stale);
         Some(Poll::Pending)
