@@ -21,10 +21,10 @@
 //! One look is a wait for nothing. On io_uring that reads two words of shared memory: work that the
 //! kernel has deferred to the loop shows in the queue's TASKRUN flag (IORING_SETUP_TASKRUN_FLAG,
 //! see io_uring_setup(2)), and only then is the ring entered. On the readiness backends it is a
-//! system call. With nothing in flight one look is at the wake word alone, and after [`PAUSES`] of
-//! them the thread yields between two (sched_yield(2)): where the other thread waits for this very
-//! processor, that is what lets it bring its next. The word is not armed meanwhile, so who brings
-//! something does not ring.
+//! system call. What looks for other threads only looks at the wake word alone, and after
+//! [`PAUSES`] times it yields between two (sched_yield(2)): where the other thread waits for this
+//! very processor, that is what lets it bring its next. The word is not armed meanwhile, so who
+//! brings something does not ring.
 //!
 //! # How long
 //!
@@ -133,13 +133,14 @@ impl Engine {
     fn looks(&mut self, until: Until, seen: u64) -> Result<bool, Fatal> {
         let alone = self.table.slots.in_flight == 0;
         match self.spin.begins(alone) {
-            true => self.look(until, seen, alone),
+            true => self.look(until, seen),
             false => Ok(false),
         }
     }
 
     #[cold]
-    fn look(&mut self, until: Until, seen: u64, alone: bool) -> Result<bool, Fatal> {
+    fn look(&mut self, until: Until, seen: u64) -> Result<bool, Fatal> {
+        let word_only = self.spin.foreign_only;
         let delivered = self.table.slots.delivered;
         let mut end_ns = self.spin.end_ns(deadlines::now_ns());
         if let Until::At(at_ns) = until {
@@ -147,7 +148,7 @@ impl Engine {
         }
         let mut pauses = 0;
         let (found, now_ns) = loop {
-            if !alone {
+            if !word_only {
                 self.wait(Until::Now)?;
             }
             let found = self.table.slots.delivered != delivered
@@ -155,7 +156,7 @@ impl Engine {
                 || !self.own_events.is_empty()
                 || self.table.shared.observe() != seen;
             pauses += 1;
-            if alone && !found && pauses <= PAUSES {
+            if word_only && !found && pauses <= PAUSES {
                 std::hint::spin_loop();
                 continue;
             }
@@ -163,7 +164,7 @@ impl Engine {
             if found || now_ns >= end_ns {
                 break (found, now_ns);
             }
-            match alone {
+            match word_only {
                 true => std::thread::yield_now(),
                 false => std::hint::spin_loop(),
             }

@@ -5,8 +5,8 @@
 //! from another thread does not compile; what another thread has to say comes as the completion of
 //! an operation, by [`Handle::call`](crate::Handle::call), or by waking a task.
 //!
-//! What stands in line here are tasks as the proactor's own ([`Task`]), in a table and a run queue of
-//! the context's: they are polled by a run and not inside the proactor's poll, so a task may run
+//! What stands in line here are tasks as the proactor's own ([`Task`]), in a table and a run queue
+//! of the context's: they are polled by a run and not inside the proactor's poll, so a task may run
 //! this context or another, and may poll. A handler is a task of one turn.
 //!
 //! # Waiting, and staying fair
