@@ -110,7 +110,7 @@ mod public {
     pub use crate::remote::handle::{Call, Handle};
     pub use crate::remote::message::MessageError;
     pub use crate::run::context::local::{LocalContext, LocalContextHandle, LocalWorkGuard};
-    pub use crate::run::context::{Context, ContextHandle, Join, LocalJoin, WorkGuard};
+    pub use crate::run::context::{Context, ContextHandle, Join, WorkGuard};
     pub use crate::run::host::{Hosted, Turn};
     pub use crate::run::pool::{Place, Placement, ProactorPool};
     pub use crate::run::submitter::{Submit, Submitter};

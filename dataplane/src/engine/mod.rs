@@ -22,7 +22,6 @@ use crate::proactor::spin::Spin;
 use crate::remote::cell::Adopted;
 use crate::remote::inbox::ForeignCall;
 use crate::remote::message::Messages;
-use crate::remote::patience::Patience;
 use crate::run::ready::Ready as RunQueue;
 use deadlines::Deadlines;
 use descriptors::Class;
@@ -145,13 +144,13 @@ pub(crate) struct Engine {
     /// Operations that may still be attempted at once instead of going to the backend; more than
     /// none only while a context runs a handler.
     pub(crate) inline: u32,
-    pub(crate) patience: Patience,
     /// How long the loop looks before it sleeps.
     pub(crate) spin: Spin,
     /// Wakes this proactor's loop; given to whatever the engine itself waits for.
     pub(crate) self_waker: Waker,
-    /// The tasks in line; those woken on other threads are put there by the sweep.
-    pub(crate) run_queue: Rc<RunQueue>,
+    /// The tasks in line, the proactor's and each local context's; those woken on other threads are
+    /// put there by the sweep.
+    pub(crate) run_queues: Vec<Rc<RunQueue>>,
     /// A host runtime sleeps in the loop's place: what is staged from here on must wake it.
     pub(crate) resting: bool,
 }

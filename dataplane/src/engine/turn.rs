@@ -10,7 +10,7 @@ use super::{Engine, Fire, Outcome, Reason, deadlines};
 use crate::backend::{Event, Fatal, OpId, Until};
 use crate::op::{Forms, Op};
 use crate::proactor::rest::Rest;
-use crate::remote::inbox::{Command, ForeignCall, Left, Shared};
+use crate::remote::inbox::{Command, ForeignCall, Left};
 use crate::remote::message::Running;
 
 /// Most foreign commands taken in one turn.
@@ -94,7 +94,7 @@ impl Engine {
                 Some(Command::Call(call)) => self.fire.push_back(Fire::Call(call)),
                 Some(Command::Submit { op, deadline_ns, cell, last }) => {
                     self.counters.foreign_submissions += 1;
-                    self.patience.brought();
+                    self.spin.brought();
                     self.submit_foreign(op, deadline_ns, cell);
                     drop(last);
                 }
@@ -169,7 +169,9 @@ impl Engine {
             returns.registrations.drain(|index| self.unregister(index as u32));
         }
         if !returns.tasks.is_empty() {
-            returns.tasks.drain(|bit| self.run_queue.push_all_of(bit));
+            returns.tasks.drain(|bit| {
+                self.run_queues.iter().for_each(|queue| queue.push_all_of(bit));
+            });
         }
         if !returns.pools.is_empty() {
             returns.pools.drain(|index| self.table.groups.at(index as u16).close());
@@ -277,16 +279,6 @@ impl Engine {
                 self.launch(id.index());
             }
         }
-    }
-
-    /// Whether other threads brought more in the time a sleep would have cost.
-    #[inline]
-    pub(crate) fn looks(&mut self, shared: &Shared, seen: u64, until: Until) -> bool {
-        let end_ns = match until {
-            Until::At(end_ns) => Some(end_ns),
-            _ => None,
-        };
-        self.table.slots.in_flight == 0 && self.patience.look(shared, seen, end_ns)
     }
 
     /// How long the wait may sleep: not at all while something is ready here.

@@ -37,6 +37,7 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::io::{Local, LocalDescriptor, Named};
 use crate::op::{Interest, PollMany, settle};
 use crate::proactor::{Inner, Proactor};
+use crate::remote::cell::keep_waker;
 use crate::remote::handle::{Call, Handle};
 use crate::remote::inbox::{self, Left};
 use crate::sys::calls;
@@ -354,11 +355,7 @@ impl UnregisterWatch {
         if rest.gone {
             return Some(Poll::Ready(Ok(())));
         }
-        let stale = match waker {
-            Ok(fresh) => rest.waker.replace(fresh),
-            Err(waker) if rest.waker.as_ref().is_some_and(|own| own.will_wake(waker)) => None,
-            Err(_) => return None,
-        };
+        let stale = keep_waker(&mut rest.waker, waker)?;
         drop(rest);
         drop(stale);
         Some(Poll::Pending)

@@ -346,10 +346,10 @@ impl Forms for Write {
         if !cx.is_file() {
             return match calls::poll_now(fd, Interest::WRITABLE) {
                 0 => Attempt::Blocked(Interest::WRITABLE),
-                _ => match calls::write_some(fd, &self.span, self.written) {
-                    result if result == -libc::EAGAIN => Attempt::Blocked(Interest::WRITABLE),
-                    result => Attempt::Done(result),
-                },
+                _ => Attempt::unless_blocked(
+                    calls::write_some(fd, &self.span, self.written),
+                    Interest::WRITABLE,
+                ),
             };
         }
         let at = self.span.as_ptr().wrapping_add(self.written);

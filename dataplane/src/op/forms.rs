@@ -55,6 +55,16 @@ pub enum Attempt {
     Outside,
 }
 
+impl Attempt {
+    /// The call ended, unless it would have blocked: then it is tried again at `interest`.
+    pub(crate) fn unless_blocked(result: i32, interest: Interest) -> Attempt {
+        match result == -libc::EAGAIN {
+            true => Attempt::Blocked(interest),
+            false => Attempt::Done(result),
+        }
+    }
+}
+
 /// Which way a positive result counts: the bytes it moved, for the proactor's counters.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Moves {

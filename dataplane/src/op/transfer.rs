@@ -95,10 +95,10 @@ impl Forms for Transfer {
             if calls::poll_now(cx.fd(), Interest::WRITABLE) == 0 {
                 return Attempt::Blocked(Interest::WRITABLE);
             }
-            return match calls::splice_out(&self.pipe.reader, cx.fd(), self.in_pipe) {
-                result if result == -libc::EAGAIN => Attempt::Blocked(Interest::WRITABLE),
-                result => Attempt::Done(result),
-            };
+            return Attempt::unless_blocked(
+                calls::splice_out(&self.pipe.reader, cx.fd(), self.in_pipe),
+                Interest::WRITABLE,
+            );
         }
         let (from, to) = (cx.source.unwrap_or(-1), self.pipe.writer.as_raw_fd());
         let (offset, bytes) = (self.offset, self.chunk());

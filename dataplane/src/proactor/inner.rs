@@ -10,6 +10,7 @@ use crate::engine::{Engine, Fire};
 use crate::error::{Error, ErrorKind, Result};
 use crate::remote::inbox::{self, Left, Shared};
 use crate::run::executor::Executor;
+use crate::run::panics::Panics;
 use crate::sys::fork::Origin;
 use crate::sys::helpers::Helpers;
 use std::cell::{Cell, RefCell, RefMut};
@@ -25,7 +26,7 @@ pub(crate) struct Inner {
     /// The proactor's number, part of the names it gives out.
     pub(crate) owner: u32,
     pub(crate) shared: Arc<Shared>,
-    pub(crate) executor: Executor,
+    pub(crate) executor: Rc<Executor>,
     pub(super) polling: Cell<bool>,
     /// A host runtime sleeps in the loop's place; see `rest.rs`.
     pub(super) host_sleeps: Cell<bool>,
@@ -54,11 +55,6 @@ impl Inner {
         self.engine
             .try_borrow_mut()
             .map_err(|_| Error::new(name, ErrorKind::Busy, "the engine is busy"))
-    }
-
-    /// Whether this is the process that made it.
-    pub(crate) fn is_here(&self) -> bool {
-        self.origin.is_here()
     }
 
     /// The handle of an operation is gone.
@@ -172,42 +168,30 @@ impl Inner {
         }
         // Nothing of the user's may stop this half way: the kernel would be left with memory that
         // goes with the engine. The first panic goes on at the end.
-        let mut panic = None;
-        let mut guarded = |code: &dyn Fn()| {
-            while let Err(payload) = catch_unwind(AssertUnwindSafe(code)) {
-                match &panic {
-                    None => panic = Some(payload),
-                    // Its drop may panic again.
-                    Some(_) => std::mem::forget(payload),
-                }
-            }
-        };
-        guarded(&|| self.shared.close());
+        let mut panics = Panics::default();
+        panics.insist(|| self.shared.close());
         // A host that sleeps in the loop's place must see the end.
         self.shared.rouse();
-        guarded(&|| self.executor.close());
+        panics.insist(|| self.executor.close());
         let timeout = self.engine.borrow().options.shutdown;
         let deadline_ns = now_ns().saturating_add(timeout.as_nanos() as u64);
         self.engine.borrow_mut().begin_drain();
         loop {
             let over = self.engine.borrow_mut().drain_turn(deadline_ns);
-            guarded(&|| self.fire_all());
+            panics.insist(|| self.fire_all());
             if over {
                 break;
             }
         }
         let leaked = self.engine.borrow_mut().end();
-        guarded(&|| self.fire_all());
+        panics.insist(|| self.fire_all());
         if let Some(leaked) = leaked {
             eprintln!(
                 "{}: shut down with {} operations still in the kernel; their memory is leaked",
                 self.shared.name, leaked.operations
             );
         }
-        match panic {
-            Some(payload) if !std::thread::panicking() => resume_unwind(payload),
-            payload => std::mem::forget(payload),
-        }
+        panics.resume();
     }
 }
 

@@ -35,9 +35,8 @@ use crate::options::{Backend, Options};
 use crate::remote::handle::Handle;
 use crate::remote::inbox::{self, Shared};
 use crate::remote::message::Messages;
-use crate::remote::patience::Patience;
 use crate::run::executor::Executor;
-use crate::run::ready::Ready as RunQueue;
+use crate::run::ready::{Driver, Ready as RunQueue};
 use crate::sys::helpers::Helpers;
 pub(crate) use inner::Inner;
 use loop_waker::LoopWaker;
@@ -153,7 +152,7 @@ impl Proactor {
         let helpers = Helpers::new(&options.name, options.helpers);
         let mut table = Table::new(bound, options.descriptors, helpers, shared.clone());
         table.capabilities = backend.capabilities();
-        let run_queue = RunQueue::new(shared.clone());
+        let run_queue = RunQueue::new(shared.clone(), Driver::Poll);
         let self_waker = Waker::from(LoopWaker::new(shared.clone(), false));
         let trace = Trace::new(&options.name, backend.choice(), fallback.as_deref());
         let spin = Spin::new(options.spin);
@@ -177,10 +176,9 @@ impl Proactor {
             commands_left: false,
             messages: Messages::default(),
             inline: 0,
-            patience: Patience::new(),
             spin,
             self_waker,
-            run_queue: run_queue.clone(),
+            run_queues: vec![run_queue.clone()],
             resting: false,
         };
         let inner = Rc::new(Inner {
@@ -188,7 +186,7 @@ impl Proactor {
             engine: RefCell::new(engine),
             origin: shared.origin,
             shared,
-            executor: Executor::new(run_queue),
+            executor: Rc::new(Executor::new(run_queue)),
             polling: Cell::new(false),
             host_sleeps: Cell::new(false),
             end_after_poll: Cell::new(false),
@@ -271,22 +269,8 @@ impl Proactor {
             woken |= engine.take_wake();
             let tasks = inner.executor.ready.waiting();
             let idle = engine.table.slots.delivered == before && !woken && tasks == 0;
-            let mut until = engine.until(if idle { wanted } else { Until::Now });
-            let found = match until != Until::Now && engine.spin.is_on() {
-                true => engine.spin(until, seen),
-                false => Ok(false),
-            };
-            if matches!(found, Ok(false))
-                && until != Until::Now
-                && (engine.looks(shared, seen, until) || !shared.arm(seen))
-            {
-                until = Until::Now;
-            }
-            let waited = match found {
-                Ok(false) => engine.wait(until),
-                Ok(true) => Ok(()),
-                Err(fatal) => Err(fatal),
-            };
+            let until = engine.until(if idle { wanted } else { Until::Now });
+            let waited = engine.look_and_wait(until, seen);
             if inner.has_user_code(&engine) {
                 drop(engine);
                 woken |= inner.run_user_code();

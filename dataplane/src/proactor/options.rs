@@ -107,9 +107,10 @@ pub struct Options {
     pub helpers: usize,
     /// Undelivered results of one multishot operation before it is paused. Default 64.
     pub undelivered: usize,
-    /// Longest that a poll looks for completions before it lets its thread sleep; adapts downwards
-    /// while that finds nothing. For a core that has nothing else to do and answers that come
-    /// within microseconds; at most a second. Default: none, it sleeps at once.
+    /// Longest that a poll looks for something to do before it lets its thread sleep; adapts
+    /// downwards while that finds nothing. For a core that has nothing else to do and answers that
+    /// come within microseconds; at most a second. Zero: it never looks. Default: none, which is
+    /// at most 20 µs, only after other threads brought something and while nothing is in flight.
     pub spin: Option<Duration>,
     /// CPU to pin the polling thread to when the proactor is made. Default: none.
     pub cpu: Option<u32>,

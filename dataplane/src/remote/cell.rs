@@ -15,6 +15,19 @@ use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, Waker};
 
+/// Leaves the waker of whoever waits in `place`, where nothing of the user's may run: it is handed
+/// in as `Err` first, and None asks for a clone of it. The one that stood there comes back, to be
+/// dropped outside.
+pub(crate) fn keep_waker(
+    place: &mut Option<Waker>,
+    waker: Result<Waker, &Waker>,
+) -> Option<Option<Waker>> {
+    match waker {
+        Ok(fresh) => Some(place.replace(fresh)),
+        Err(waker) => place.as_ref().is_some_and(|own| own.will_wake(waker)).then_some(None),
+    }
+}
+
 /// What the owner does with a cell it has written to.
 pub(crate) struct Told {
     pub(crate) waker: Option<Waker>,
@@ -150,11 +163,7 @@ impl Cell {
             drop(state);
             return Some(Poll::Ready(Taken::End(op, outcome)));
         }
-        let stale = match waker {
-            Ok(fresh) => state.waker.replace(fresh),
-            Err(waker) if state.waker.as_ref().is_some_and(|own| own.will_wake(waker)) => None,
-            Err(_) => return None,
-        };
+        let stale = keep_waker(&mut state.waker, waker)?;
         drop(state);
         drop(stale);
         Some(Poll::Pending)

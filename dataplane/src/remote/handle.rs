@@ -4,7 +4,7 @@
 //! results come back as `Send` futures that any runtime may await. It does not keep the proactor
 //! alive: once that is gone, everything gives a ShutDown error.
 
-use super::cell::{Adopted, Cell};
+use super::cell::{Adopted, Cell, keep_waker};
 use super::inbox::{self, Command, Refused, Shared};
 use crate::engine::Payload;
 use crate::engine::descriptors::{Class, DescId};
@@ -225,11 +225,7 @@ impl<T> Call<T> {
         if state.over {
             return Some(Poll::Ready(Err(inbox::gone("call"))));
         }
-        let stale = match waker {
-            Ok(fresh) => state.waker.replace(fresh),
-            Err(waker) if state.waker.as_ref().is_some_and(|own| own.will_wake(waker)) => None,
-            Err(_) => return None,
-        };
+        let stale = keep_waker(&mut state.waker, waker)?;
         drop(state);
         drop(stale);
         Some(Poll::Pending)

@@ -33,7 +33,7 @@
 //! 1,900 against 260 to 540. The ring was ahead where 64 are sent and then awaited, one enter and
 //! one wake for all of them (910 to 1,600), while every push woke a loop that had fallen asleep
 //! again (6,700 to 10,400): that is what the owner's look before it sleeps is for, see the head of
-//! `patience.rs`.
+//! `proactor/spin.rs`.
 //!
 //! [`Options::messages`]: crate::Options::messages
 //! [`Stats::unhandled_messages`]: crate::Stats::unhandled_messages
@@ -222,7 +222,7 @@ impl Engine {
         for _ in 0..PER_TURN {
             match queued.pop() {
                 Some(payload) => {
-                    self.patience.brought();
+                    self.spin.brought();
                     self.fire.push_back(Fire::Message(payload));
                 }
                 None => {

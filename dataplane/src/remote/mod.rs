@@ -12,7 +12,6 @@ pub(crate) mod line;
 #[cfg(not(loom))]
 pub(crate) mod message;
 #[cfg(not(loom))]
-pub(crate) mod patience;
 pub(crate) mod queue;
 pub(crate) mod sync;
 pub(crate) mod waker;

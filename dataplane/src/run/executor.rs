@@ -1,4 +1,5 @@
-//! The task table: local futures that the proactor drives inside `poll`.
+//! The task table: local futures that the proactor drives inside `poll`, or a local context between
+//! polls ([`Driver`]).
 //!
 //! # The life of a task
 //!
@@ -24,19 +25,28 @@
 //!
 //! A task's panic goes to whoever joins it. If nobody can, since its handle was dropped before or
 //! is dropped without being awaited, it leaves `poll`, as a callback's does. Everything else that
-//! stood in line is polled by the next turn.
+//! stood in line is polled by the next turn. In a context it leaves the run at once, as a handler's
+//! does, and whoever joins it gets an error.
+//!
+//! # Runs within runs
+//!
+//! A poll inside a poll is refused, so the proactor never comes upon a task that is being polled. A
+//! context may be run inside one of its tasks: that task's next turn, if it comes up there, waits
+//! until the one it is in is over.
 //!
 //! # The end
 //!
-//! When the proactor ends, futures that are not over are dropped without being polled again, before
-//! the operations they wait for are cancelled; their joiners get ShutDown.
+//! When the proactor or the context ends, futures that are not over are dropped without being
+//! polled again, a proactor's before the operations they wait for are cancelled; their joiners get
+//! an error.
 //!
 //! One allocation is made for each task: its future, which its value replaces in place. Slots and
 //! their wakers are used again.
 
-use super::ready::{LOST_PANIC, Ready};
+use super::ready::{Driver, LOST_PANIC, Ready};
 use super::task::Run;
 use crate::error::{Error, ErrorKind};
+use crate::remote::cell::keep_waker;
 use crate::remote::inbox;
 use std::any::Any;
 use std::cell::{Cell, RefCell};
@@ -61,17 +71,19 @@ pub(crate) struct TaskId {
 
 /// Why a task has no value.
 pub(crate) enum End {
-    Cancelled,
-    ShutDown,
+    Failed(Error),
     Panicked(Panic),
 }
 
 impl End {
+    fn aborted() -> End {
+        End::Failed(Error::new("join", ErrorKind::Cancelled, "the task was aborted"))
+    }
+
     /// The error of a joiner; a panic goes on.
     pub(crate) fn raise(self) -> Error {
         match self {
-            End::Cancelled => Error::new("join", ErrorKind::Cancelled, "the task was aborted"),
-            End::ShutDown => inbox::gone("join"),
+            End::Failed(error) => error,
             End::Panicked(panic) => resume_unwind(panic),
         }
     }
@@ -94,6 +106,8 @@ struct Slot {
     waker: Option<Waker>,
     joiner: Option<Waker>,
     has_handle: bool,
+    /// A turn fell due while it was being polled.
+    missed: bool,
 }
 
 /// What a joiner finds.
@@ -177,6 +191,23 @@ impl Executor {
         }
     }
 
+    /// The error of whoever joins a task that the end came before.
+    pub(crate) fn gone(&self) -> Error {
+        match self.ready.driver {
+            _ if !self.is_here() => inbox::forked("join"),
+            Driver::Poll => inbox::gone("join"),
+            Driver::Context => {
+                let message = "its context went before the task ended";
+                Error::new("join", ErrorKind::Cancelled, message)
+            }
+        }
+    }
+
+    /// Whether this is the process that made it.
+    pub(crate) fn is_here(&self) -> bool {
+        self.ready.shared.origin.is_here()
+    }
+
     /// Tasks that are not over.
     pub(crate) fn live(&self) -> usize {
         self.table.borrow().live
@@ -194,13 +225,20 @@ impl Executor {
         let index = table.free.pop().unwrap_or(table.slots.len() as u32);
         if index as usize == table.slots.len() {
             let waker = Some(self.ready.waker(index));
-            let stage = Stage::Free;
-            table.slots.push(Slot { generation: 0, stage, waker, joiner: None, has_handle: false });
+            table.slots.push(Slot {
+                generation: 0,
+                stage: Stage::Free,
+                waker,
+                joiner: None,
+                has_handle: false,
+                missed: false,
+            });
         }
         table.live += 1;
         let slot = &mut table.slots[index as usize];
         slot.stage = Stage::Idle(task);
         slot.has_handle = true;
+        slot.missed = false;
         let generation = slot.generation;
         drop(table);
         self.ready.push(index);
@@ -211,18 +249,21 @@ impl Executor {
     pub(crate) fn run(&self) -> bool {
         let mut ran = false;
         for _ in 0..self.ready.waiting().min(POLLS) {
-            match self.ready.pop() {
-                None => break,
-                Some(LOST_PANIC) => {
-                    let lost = self.table.borrow_mut().lost.pop_front();
-                    if let Some(panic) = lost {
-                        resume_unwind(panic);
-                    }
-                }
-                Some(index) => ran |= self.run_one(index),
-            }
+            ran |= self.run_next();
         }
         ran
+    }
+
+    /// Polls the first in line; whether it was there and not over.
+    pub(crate) fn run_next(&self) -> bool {
+        match self.ready.pop() {
+            None => false,
+            Some(LOST_PANIC) => {
+                let lost = self.table.borrow_mut().lost.pop_front();
+                lost.is_some_and(|panic| resume_unwind(panic))
+            }
+            Some(index) => self.run_one(index),
+        }
     }
 
     fn run_one(&self, index: u32) -> bool {
@@ -236,10 +277,15 @@ impl Executor {
         let parts = match polled {
             Ok(Poll::Pending) if matches!(slot.stage, Stage::Running) => {
                 slot.stage = Stage::Idle(task);
+                let missed = std::mem::take(&mut slot.missed);
+                drop(table);
+                if missed {
+                    self.ready.push(index);
+                }
                 return true;
             }
             Ok(Poll::Pending) => {
-                let joiner = table.finish(index, Stage::Ended(End::Cancelled));
+                let joiner = table.finish(index, Stage::Ended(End::aborted()));
                 Parts { task: Some(task), joiner }
             }
             Ok(Poll::Ready(())) if has_handle => {
@@ -267,21 +313,25 @@ impl Executor {
             std::mem::forget(second);
         }
         let mut table = self.table.borrow_mut();
-        if !table.slots[index as usize].has_handle {
-            table.finish(index, Stage::Free);
-            drop(table);
-            resume_unwind(panic);
-        }
-        let joiner = table.finish(index, Stage::Ended(End::Panicked(panic)));
+        let (end, leaves) = match self.ready.driver {
+            _ if !table.slots[index as usize].has_handle => (Stage::Free, Some(panic)),
+            Driver::Poll => (Stage::Ended(End::Panicked(panic)), None),
+            Driver::Context => {
+                let error = Error::new("join", ErrorKind::Panicked, "the task panicked");
+                (Stage::Ended(End::Failed(error)), Some(panic))
+            }
+        };
+        let joiner = table.finish(index, end);
         drop(table);
         Parts { task: None, joiner }.release();
-        true
+        leaves.is_none_or(|panic| resume_unwind(panic))
     }
 
     /// None: the slot has no task that could be polled now.
     fn begin(&self, index: u32) -> Option<(Boxed, Waker)> {
         let mut table = self.table.borrow_mut();
         let slot = table.slots.get_mut(index as usize)?;
+        slot.missed |= matches!(slot.stage, Stage::Running);
         let Stage::Idle(_) = slot.stage else { return None };
         let waker = slot.waker.take()?;
         match std::mem::replace(&mut slot.stage, Stage::Running) {
@@ -293,13 +343,9 @@ impl Executor {
     /// The end of a task, if it has come; else `waker` is left there when it is the joiner's own.
     pub(crate) fn join(&self, id: TaskId, waker: Result<Waker, &Waker>) -> Joined {
         let mut table = self.table.borrow_mut();
-        let Some(slot) = table.find(id) else { return Joined::Ended(End::Cancelled) };
+        let Some(slot) = table.find(id) else { return Joined::Ended(End::aborted()) };
         if !matches!(slot.stage, Stage::Done(_) | Stage::Ended(_)) {
-            let stale = match waker {
-                Ok(fresh) => slot.joiner.replace(fresh),
-                Err(known) if slot.joiner.as_ref().is_some_and(|own| own.will_wake(known)) => None,
-                Err(_) => return Joined::Unknown,
-            };
+            let Some(stale) = keep_waker(&mut slot.joiner, waker) else { return Joined::Unknown };
             drop(table);
             drop(stale);
             return Joined::Pending;
@@ -329,7 +375,7 @@ impl Executor {
         let Some(slot) = table.find(id) else { return };
         let parts = match std::mem::replace(&mut slot.stage, Stage::Aborted) {
             Stage::Idle(task) => {
-                let joiner = table.finish(id.index, Stage::Ended(End::Cancelled));
+                let joiner = table.finish(id.index, Stage::Ended(End::aborted()));
                 Parts { task: Some(task), joiner }
             }
             Stage::Running => return,
@@ -373,7 +419,7 @@ impl Executor {
                 continue;
             }
             let stage = std::mem::replace(&mut slot.stage, Stage::Free);
-            let joiner = table.finish(index, Stage::Ended(End::ShutDown));
+            let joiner = table.finish(index, Stage::Ended(End::Failed(self.gone())));
             drop(table);
             if let Stage::Idle(task) = stage {
                 Parts { task: Some(task), joiner }.release();

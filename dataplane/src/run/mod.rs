@@ -4,6 +4,7 @@
 pub(crate) mod context;
 pub(crate) mod executor;
 pub(crate) mod host;
+pub(crate) mod panics;
 pub(crate) mod pool;
 pub(crate) mod ready;
 pub(crate) mod submitter;

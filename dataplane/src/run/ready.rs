@@ -8,8 +8,10 @@
 //!
 //! A waker belongs to a slot of the task table, not to a task: it is made when the table grows and
 //! used again by the slot's next task. One that somebody kept too long polls that next task once
-//! for nothing, which every future must bear anyway. The map has a fixed number of bits, so tasks
-//! whose indexes are [`BITS`] apart share one and are polled together; again for nothing.
+//! for nothing, which every future must bear anyway. The map has a fixed number of bits, and each
+//! run queue begins at another one. Tasks that share a bit are polled together; again for nothing.
+//!
+//! A loop has one run queue of its own and one for each local context over it ([`Driver`]).
 
 use crate::remote::inbox::Shared;
 use std::cell::{Cell, RefCell};
@@ -21,17 +23,34 @@ use std::task::{Wake, Waker};
 /// Bits of the return map.
 pub(crate) const BITS: usize = 1 << 16;
 
+/// How far apart the run queues of a thread begin in the return map.
+const STRIDE: usize = 1 << 12;
+
 /// No task: a panic that nobody will be told of otherwise stands in line.
 pub(crate) const LOST_PANIC: u32 = u32::MAX;
 
 thread_local! {
     /// The run queues of this thread's loops.
     static HERE: RefCell<Vec<Rc<Ready>>> = const { RefCell::new(Vec::new()) };
+    /// The number of the next one.
+    static NEXT: Cell<usize> = const { Cell::new(0) };
 }
 
-/// The run queue of one loop; used from its thread only.
+/// Who polls the tasks of a run queue.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Driver {
+    /// The proactor, inside its polls.
+    Poll,
+    /// A local context, between polls: a task that gets in line during one ends it.
+    Context,
+}
+
+/// A run queue of one loop; used from its thread only.
 pub(crate) struct Ready {
-    shared: Arc<Shared>,
+    pub(crate) shared: Arc<Shared>,
+    pub(crate) driver: Driver,
+    /// Among those of this thread.
+    number: usize,
     lines: RefCell<Lines>,
     /// Length of the queue, for the turn to look at.
     waiting: Cell<usize>,
@@ -45,8 +64,11 @@ struct Lines {
 }
 
 impl Ready {
-    pub(crate) fn new(shared: Arc<Shared>) -> Rc<Ready> {
-        Rc::new(Ready { shared, lines: RefCell::default(), waiting: Cell::new(0) })
+    /// On the loop's thread.
+    pub(crate) fn new(shared: Arc<Shared>, driver: Driver) -> Rc<Ready> {
+        let number = NEXT.with(|next| next.replace(next.get() + 1));
+        let (lines, waiting) = (RefCell::default(), Cell::new(0));
+        Rc::new(Ready { shared, driver, number, lines, waiting })
     }
 
     /// Lets wakers of this thread find it.
@@ -74,6 +96,9 @@ impl Ready {
         }
         lines.queue.push_back(index);
         self.waiting.set(lines.queue.len());
+        if self.driver == Driver::Context {
+            self.shared.wake_here();
+        }
     }
 
     pub(crate) fn pop(&self) -> Option<u32> {
@@ -94,19 +119,27 @@ impl Ready {
     /// A bit of the return map was set: every task it stands for is put in line.
     pub(crate) fn push_all_of(&self, bit: usize) {
         let known = self.lines.borrow().queued.len();
-        for index in (bit..known).step_by(BITS) {
+        let first = (bit + BITS - bit_of(self.number, 0)) % BITS;
+        for index in (first..known).step_by(BITS) {
             self.push(index as u32);
         }
     }
 
     /// The waker of a slot of the task table.
     pub(crate) fn waker(&self, index: u32) -> Waker {
-        Waker::from(Arc::new(TaskWaker { shared: self.shared.clone(), index }))
+        Waker::from(Arc::new(TaskWaker { shared: self.shared.clone(), number: self.number, index }))
     }
+}
+
+/// Where a task's wakes from elsewhere are noted.
+fn bit_of(number: usize, index: u32) -> usize {
+    (number % BITS * STRIDE + index as usize) % BITS
 }
 
 struct TaskWaker {
     shared: Arc<Shared>,
+    /// Of its run queue.
+    number: usize,
     index: u32,
 }
 
@@ -115,7 +148,10 @@ impl TaskWaker {
     fn push_here(&self) -> bool {
         let push = |here: &RefCell<Vec<Rc<Ready>>>| {
             let here = here.borrow();
-            let own = here.iter().find(|ready| Arc::ptr_eq(&ready.shared, &self.shared));
+            let is_own = |ready: &&Rc<Ready>| {
+                Arc::ptr_eq(&ready.shared, &self.shared) && ready.number == self.number
+            };
+            let own = here.iter().find(is_own);
             own.map(|ready| ready.push(self.index)).is_some()
         };
         HERE.try_with(push).unwrap_or(false)
@@ -131,7 +167,7 @@ impl Wake for TaskWaker {
         match self.push_here() {
             true => self.shared.rouse(),
             false => {
-                self.shared.returns.tasks.insert(self.index as usize % BITS);
+                self.shared.returns.tasks.insert(bit_of(self.number, self.index));
                 self.shared.announce();
             }
         }
@@ -147,7 +183,7 @@ mod tests {
 
     fn ready() -> Rc<Ready> {
         let shared = Shared::new("test", (4, 4), 4, 4).expect("an eventfd");
-        Ready::new(Arc::new(shared))
+        Ready::new(Arc::new(shared), Driver::Poll)
     }
 
     #[test]
@@ -210,5 +246,27 @@ mod tests {
         ready.pop();
         ready.push_all_of(7);
         assert_eq!((ready.pop(), ready.pop(), ready.pop()), (Some(7), Some(far), None));
+    }
+
+    #[test]
+    fn two_run_queues_of_a_loop_are_told_apart() {
+        let own = ready();
+        let context = Ready::new(own.shared.clone(), Driver::Context);
+        own.enrol();
+        context.enrol();
+        context.waker(3).wake();
+        assert_eq!((own.pop(), context.pop()), (None, Some(3)));
+        assert!(own.shared.take_wake_here(), "the poll returns to the context");
+        let waker = context.waker(3);
+        std::thread::spawn(move || waker.wake()).join().expect("it only wakes");
+        own.push(3);
+        own.pop();
+        own.shared.returns.tasks.drain(|bit| {
+            own.push_all_of(bit);
+            context.push_all_of(bit);
+        });
+        assert_eq!((own.pop(), context.pop()), (None, Some(3)));
+        own.leave();
+        context.leave();
     }
 }

@@ -21,6 +21,8 @@
 //! ([`Handle::call`], a callback made there) has left `poll` after the state was put in order;
 //! the thread goes on.
 
+use super::thread::{self, Stop};
+use crate::engine::shutdown::Leaked;
 use crate::error::{Error, ErrorKind, Failed, Result};
 use crate::io::request::Request;
 use crate::io::submission::RemoteSubmission;
@@ -36,8 +38,7 @@ use std::future::Future;
 use std::marker::PhantomData;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::Pin;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, mpsc};
+use std::sync::Arc;
 use std::task::{Context, Poll};
 
 /// See the head of this file.
@@ -48,14 +49,12 @@ pub struct Submitter {
 
 struct Inner {
     handle: Handle,
-    over: Arc<AtomicBool>,
+    stop: Arc<Stop>,
 }
 
 impl Drop for Inner {
     fn drop(&mut self) {
-        // Release: the loop sees everything that was queued before the last handle went.
-        self.over.store(true, Ordering::Release);
-        self.handle.wake();
+        self.stop.ask(&self.handle);
     }
 }
 
@@ -72,25 +71,11 @@ impl Submitter {
     ///
     /// As [`Proactor::with`]; what the system says when it has no thread.
     pub fn start(options: Options) -> Result<Submitter> {
-        const NAME: &str = "start a loop";
-        let over = Arc::new(AtomicBool::new(false));
-        let (made, ready) = mpsc::channel();
-        let (name, ending) = (options.name.clone(), over.clone());
-        let body = move || match Proactor::with(options) {
-            Ok(io) => {
-                let told = made.send(Ok(io.handle()));
-                drop(made);
-                if told.is_ok() {
-                    run(&io, &ending);
-                }
-            }
-            Err(error) => drop(made.send(Err(error))),
-        };
-        let started = std::thread::Builder::new().name(name).spawn(body);
-        started.map_err(|error| Error::from_io(NAME, &error))?;
-        let died = |_| Error::new(NAME, ErrorKind::Io, "the thread ended before it had begun");
-        let handle = ready.recv().map_err(died)??;
-        Ok(Submitter { inner: Arc::new(Inner { handle, over }) })
+        let stop = Arc::new(Stop::default());
+        let ending = stop.clone();
+        // The thread is not waited for: see the head of this file.
+        let (handle, _) = thread::launch(options, Proactor::with, move |io| run(&io, &ending))?;
+        Ok(Submitter { inner: Arc::new(Inner { handle, stop }) })
     }
 
     /// A handle of the loop's proactor: to make sockets, files and requests with. It does not keep
@@ -146,14 +131,14 @@ impl Submitter {
 }
 
 /// Polls until no submit handle is left, and then until nothing is left to do.
-fn run(io: &Proactor, over: &AtomicBool) {
+fn run(io: &Proactor, stop: &Stop) -> Result<Option<Leaked>> {
     let shared = &io.inner().shared;
     loop {
-        // Acquire: what was queued before the last handle went is seen below.
-        let ending = over.load(Ordering::Acquire);
+        // What was queued before the last handle went is seen below.
+        let ending = stop.is_asked();
         let is_idle = io.stats().in_flight == 0;
         if ending && is_idle && shared.is_empty() {
-            return;
+            return Ok(None);
         }
         // At the end, what is queued may come to nothing that would end a sleep: a call, or an
         // operation whose submission was dropped.
@@ -161,7 +146,7 @@ fn run(io: &Proactor, over: &AtomicBool) {
         match catch_unwind(AssertUnwindSafe(|| io.poll(wait))) {
             // The panic hook has told about it.
             Ok(Ok(_)) | Err(_) => {}
-            Ok(Err(_)) => return,
+            Ok(Err(error)) => return Err(error),
         }
     }
 }

@@ -3,14 +3,15 @@
 //! [`Proactor::spawn`] takes a future of this thread, which need not be `Send`. It is polled inside
 //! [`Proactor::poll`] (and so by `block_on`), on the loop's thread, first by the next turn and then
 //! when it was woken; see the head of `run/executor.rs` for fairness and panics.
+//! [`LocalContext::spawn`](crate::LocalContext::spawn) gives the same handle to a task that its run
+//! polls.
 //!
 //! The handle is a future of the task's value. Dropping it *detaches* the task, which goes on by
 //! itself; [`abort`](Task::abort) ends it.
 
-use super::executor::{Boxed, Joined, TaskId};
-use crate::error::{Error, Result};
-use crate::proactor::{Inner, Proactor};
-use crate::remote::inbox;
+use super::executor::{Boxed, Executor, Joined, TaskId};
+use crate::error::Result;
+use crate::proactor::Proactor;
 use pin_project_lite::pin_project;
 use std::any::Any;
 use std::fmt;
@@ -61,13 +62,16 @@ impl<F: Future + 'static> Run for Staged<F> {
 /// # Errors
 ///
 /// Awaiting it gives Cancelled when the task was [aborted](Self::abort), ShutDown when the
-/// proactor ended first, Forked in a forked child.
+/// proactor ended first, Forked in a forked child. A task of a [`LocalContext`] gives Cancelled
+/// when that went first, and Panicked when it panicked: its panic has left the run.
 ///
 /// # Panics
 ///
-/// Awaiting it panics with the task's own panic.
+/// Awaiting a task of the proactor panics with the task's own panic.
+///
+/// [`LocalContext`]: crate::LocalContext
 pub struct Task<T> {
-    inner: Rc<Inner>,
+    executor: Rc<Executor>,
     id: Option<TaskId>,
     typed: PhantomData<fn() -> T>,
 }
@@ -83,30 +87,57 @@ impl<T> Task<T> {
     /// whose future is dropped when its poll returns. Joining it gives Cancelled. A task that is
     /// over keeps its value.
     pub fn abort(&self) {
-        if let Some(id) = self.id.filter(|_| self.inner.is_here()) {
-            self.inner.executor.abort(id);
+        if let Some(id) = self.here() {
+            self.executor.abort(id);
         }
     }
 
     /// Whether it has a value, panicked, or was ended.
     pub fn is_finished(&self) -> bool {
-        self.id.is_none_or(|id| self.inner.executor.is_finished(id))
+        self.id.is_none_or(|id| self.executor.is_finished(id))
     }
 
     /// Lets it go on by itself; the same as dropping the handle, said aloud.
     pub fn detach(self) {}
 
-    fn refusal(&self) -> Error {
-        match self.inner.is_here() {
-            true => inbox::gone("join"),
-            false => inbox::forked("join"),
-        }
+    fn here(&self) -> Option<TaskId> {
+        self.id.filter(|_| self.executor.is_here())
     }
 }
 
 impl<T: 'static> Task<T> {
+    pub(super) fn start<F>(executor: &Rc<Executor>, future: F) -> Task<T>
+    where
+        F: Future<Output = T> + 'static,
+    {
+        let task: Boxed = Box::pin(Staged::Running { future });
+        let placed = match executor.is_here() {
+            true => executor.spawn(task),
+            false => Err(task),
+        };
+        // A refused one is dropped with nothing borrowed.
+        let id = placed.ok();
+        if id.is_some() {
+            executor.ready.shared.rouse();
+        }
+        Task { executor: executor.clone(), id, typed: PhantomData }
+    }
+
+    /// Its value, or why there is none, without waiting. None before, and after it was taken.
+    ///
+    /// # Panics
+    ///
+    /// As awaiting it.
+    pub fn try_take(&mut self) -> Option<Result<T>> {
+        // The waker of whoever awaits it stays where it is.
+        match self.step(self.here()?, Err(Waker::noop()))? {
+            Poll::Ready(ended) => Some(ended),
+            Poll::Pending => None,
+        }
+    }
+
     fn step(&mut self, id: TaskId, waker: Result<Waker, &Waker>) -> Option<Poll<Result<T>>> {
-        let ended = match self.inner.executor.join(id, waker) {
+        let ended = match self.executor.join(id, waker) {
             Joined::Unknown => return None,
             Joined::Pending => return Some(Poll::Pending),
             Joined::Ended(end) => {
@@ -117,7 +148,7 @@ impl<T: 'static> Task<T> {
                 self.id = None;
                 let mut value = None::<T>;
                 task.as_mut().hand_over(&mut value);
-                value.ok_or_else(|| self.refusal())
+                value.ok_or_else(|| self.executor.gone())
             }
         };
         Some(Poll::Ready(ended))
@@ -128,9 +159,7 @@ impl<T: 'static> Future for Task<T> {
     type Output = Result<T>;
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Result<T>> {
-        let Some(id) = self.id.filter(|_| self.inner.is_here()) else {
-            return Poll::Ready(Err(self.refusal()));
-        };
+        let Some(id) = self.here() else { return Poll::Ready(Err(self.executor.gone())) };
         match self.step(id, Err(cx.waker())) {
             // Cloned with nothing borrowed: a waker is user code.
             None => self.step(id, Ok(cx.waker().clone())).unwrap_or(Poll::Pending),
@@ -141,8 +170,8 @@ impl<T: 'static> Future for Task<T> {
 
 impl<T> Drop for Task<T> {
     fn drop(&mut self) {
-        if let Some(id) = self.id.filter(|_| self.inner.is_here()) {
-            self.inner.executor.detach(id);
+        if let Some(id) = self.here() {
+            self.executor.detach(id);
         }
     }
 }
@@ -171,18 +200,7 @@ impl Proactor {
     /// # Ok::<(), dataplane::Error>(())
     /// ```
     pub fn spawn<F: Future + 'static>(&self, future: F) -> Task<F::Output> {
-        let inner = self.inner();
-        let task: Boxed = Box::pin(Staged::Running { future });
-        let placed = match inner.is_here() {
-            true => inner.executor.spawn(task),
-            false => Err(task),
-        };
-        // A refused one is dropped with nothing borrowed.
-        let id = placed.ok();
-        if id.is_some() {
-            inner.shared.rouse();
-        }
-        Task { inner: inner.clone(), id, typed: PhantomData }
+        Task::start(&self.inner().executor, future)
     }
 
     /// As [`spawn`](Self::spawn), with a proactor to work with: a lent handle that does not keep

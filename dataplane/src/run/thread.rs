@@ -34,19 +34,20 @@ const JOIN: &str = "join a proactor thread";
 
 /// What the loop is asked from outside.
 #[derive(Default)]
-struct Stop {
+pub(super) struct Stop {
     asked: AtomicBool,
     /// Until when what completes by itself is still delivered; None: cancel at once.
     finish: Mutex<Option<Wait>>,
 }
 
 impl Stop {
-    fn ask(&self, handle: &Handle) {
+    pub(super) fn ask(&self, handle: &Handle) {
+        // Release: the loop sees everything that was queued before.
         self.asked.store(true, Ordering::Release);
         handle.wake();
     }
 
-    fn is_asked(&self) -> bool {
+    pub(super) fn is_asked(&self) -> bool {
         self.asked.load(Ordering::Acquire)
     }
 
@@ -60,8 +61,11 @@ pub struct ProactorThread {
     handle: Handle,
     stop: Arc<Stop>,
     /// None once it was joined.
-    thread: Option<JoinHandle<Result<Option<Leaked>>>>,
+    thread: Option<Running>,
 }
+
+/// Gives what the loop's end was.
+type Running = JoinHandle<Result<Option<Leaked>>>;
 
 impl fmt::Debug for ProactorThread {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -99,33 +103,11 @@ impl ProactorThread {
         cpus: Option<Vec<u32>>,
         set_up: impl FnOnce(&Proactor) -> Result<()> + Send + 'static,
     ) -> Result<ProactorThread> {
-        // A NUL ends a thread's name; the library panics rather than cut one there.
-        let name = options.name.replace('\0', "?");
         let stop = Arc::new(Stop::default());
-        let (to_us, started) = mpsc::sync_channel(1);
-        let (theirs, builder) = (stop.clone(), thread::Builder::new().name(name));
-        let spawned = builder.spawn(move || {
-            let io = match make(options, cpus, set_up) {
-                Ok(io) => io,
-                Err(error) => {
-                    // Whoever starts it waits for this; if not, nobody wants to know.
-                    let _ = to_us.send(Err(error));
-                    return Ok(None);
-                }
-            };
-            let _ = to_us.send(Ok(io.handle()));
-            drive(io, &theirs)
-        });
-        let thread = spawned.map_err(|error| Error::from_io(START, &error))?;
-        match started.recv() {
-            Ok(Ok(handle)) => Ok(ProactorThread { handle, stop, thread: Some(thread) }),
-            Ok(Err(error)) => {
-                let _ = ended(thread, START);
-                Err(error)
-            }
-            // It ended without a word: it panicked.
-            Err(_) => Err(ended(thread, START).err().unwrap_or_else(|| silent(START))),
-        }
+        let theirs = stop.clone();
+        let make = |options| make(options, cpus, set_up);
+        let (handle, thread) = launch(options, make, move |io| drive(io, &theirs))?;
+        Ok(ProactorThread { handle, stop, thread: Some(thread) })
     }
 
     /// A handle to its proactor. Clones of it do not keep the thread going.
@@ -187,6 +169,40 @@ impl Drop for ProactorThread {
     }
 }
 
+/// Starts a thread named like the options say, which makes a proactor and then drives it to its
+/// end. Returns when the proactor stands; an error leaves no thread.
+pub(super) fn launch(
+    options: Options,
+    make: impl FnOnce(Options) -> Result<Proactor> + Send + 'static,
+    drive: impl FnOnce(Proactor) -> Result<Option<Leaked>> + Send + 'static,
+) -> Result<(Handle, Running)> {
+    // A NUL ends a thread's name; the library panics rather than cut one there.
+    let name = options.name.replace('\0', "?");
+    let (to_us, started) = mpsc::sync_channel(1);
+    let spawned = thread::Builder::new().name(name).spawn(move || {
+        let io = match make(options) {
+            Ok(io) => io,
+            Err(error) => {
+                // Whoever starts it waits for this; if not, nobody wants to know.
+                let _ = to_us.send(Err(error));
+                return Ok(None);
+            }
+        };
+        let _ = to_us.send(Ok(io.handle()));
+        drive(io)
+    });
+    let thread = spawned.map_err(|error| Error::from_io(START, &error))?;
+    match started.recv() {
+        Ok(Ok(handle)) => Ok((handle, thread)),
+        Ok(Err(error)) => {
+            let _ = ended(thread, START);
+            Err(error)
+        }
+        // It ended without a word: it panicked.
+        Err(_) => Err(ended(thread, START).err().unwrap_or_else(|| silent(START))),
+    }
+}
+
 fn make(
     options: Options,
     cpus: Option<Vec<u32>>,
@@ -209,10 +225,7 @@ fn drive(io: Proactor, stop: &Stop) -> Result<Option<Leaked>> {
 }
 
 /// Waits for the thread; its panic as an error.
-fn ended(
-    thread: JoinHandle<Result<Option<Leaked>>>,
-    operation: &'static str,
-) -> Result<Option<Leaked>> {
+fn ended(thread: Running, operation: &'static str) -> Result<Option<Leaked>> {
     thread.join().unwrap_or_else(|panic| Err(panicked(operation, panic)))
 }
 

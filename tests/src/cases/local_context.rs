@@ -26,7 +26,10 @@ pub const CASES: &[Case] = &[
     Case { name: "local_context/a_callback_does_not_run_it", needs: &[], run: inside_a_poll },
     Case { name: "local_context/woken_from_another_thread", needs: &[], run: woken_elsewhere },
     Case { name: "local_context/a_task_wakes_itself_fairly", needs: &[], run: wakes_itself },
-    Case { name: "local_context/a_cancelled_task_is_dropped", needs: &[], run: a_cancelled_task },
+    Case { name: "local_context/an_aborted_task_is_dropped", needs: &[], run: an_aborted_task },
+    Case { name: "local_context/a_poll_of_the_proactor_runs_none", needs: &[], run: only_in_a_run },
+    Case { name: "local_context/a_value_is_taken_without_waiting", needs: &[], run: taken },
+    Case { name: "local_context/a_tasks_task_ends_the_poll", needs: &[], run: woken_by_a_task },
     Case { name: "local_context/panics_leave_the_run", needs: &[], run: panics },
     Case { name: "local_context/nested_each_with_its_budget", needs: &[], run: nested },
     Case { name: "local_context/nested_in_itself_it_never_waits", needs: &[], run: in_itself },
@@ -274,7 +277,7 @@ fn wakes_itself(cx: &Cx<'_>) -> Result<(), Skip> {
     Ok(())
 }
 
-fn a_cancelled_task(cx: &Cx<'_>) -> Result<(), Skip> {
+fn an_aborted_task(cx: &Cx<'_>) -> Result<(), Skip> {
     let context = LocalContext::new(cx.io);
     let held = Rc::new(());
     let (inside, timer) = (held.clone(), cx.io.sleep_until(hour()));
@@ -283,10 +286,61 @@ fn a_cancelled_task(cx: &Cx<'_>) -> Result<(), Skip> {
         timer.await.expect("an hour");
     });
     assert_eq!(context.run_one(), Ok(1));
-    task.cancel();
-    assert_eq!(run(&context), 1);
-    assert_eq!(Rc::strong_count(&held), 1);
+    task.abort();
+    assert_eq!(Rc::strong_count(&held), 1, "at once");
+    assert_eq!((context.stopped(), context.run()), (true, Ok(0)), "it was the last piece of work");
     assert_eq!(cx.block_on(task).expect_err("no value").kind(), ErrorKind::Cancelled);
+    Ok(())
+}
+
+/// Woken or not, from here or elsewhere: its tasks are the run's.
+fn only_in_a_run(cx: &Cx<'_>) -> Result<(), Skip> {
+    let context = LocalContext::new(cx.io);
+    let (count, add) = counter();
+    let waker = Rc::new(RefCell::new(None));
+    let (theirs, beside) = (waker.clone(), cx.io.spawn(async { 3 }));
+    let task = context.spawn(poll_fn(move |cx| {
+        add();
+        theirs.replace(Some(cx.waker().clone())).map_or(Poll::Pending, |_| Poll::Ready(5))
+    }));
+    assert_eq!((cx.block_on(beside), count.get()), (Ok(3), 0));
+    assert_eq!((context.run_one(), count.get()), (Ok(1), 1));
+    let waker = waker.borrow().clone().expect("it was polled");
+    std::thread::spawn(move || waker.wake()).join().expect("it only wakes");
+    cx.poll_until("the wake", || {
+        let beside = cx.io.spawn(async { 4 });
+        cx.block_on(beside) == Ok(4)
+    });
+    assert_eq!((count.get(), task.is_finished()), (1, false));
+    assert_eq!((run(&context), count.get()), (1, 2));
+    assert_eq!(cx.block_on(task), Ok(5));
+    Ok(())
+}
+
+fn taken(cx: &Cx<'_>) -> Result<(), Skip> {
+    let context = LocalContext::new(cx.io);
+    let mut task = context.spawn(async { 7 });
+    assert_eq!((task.try_take(), task.is_finished()), (None, false));
+    run(&context);
+    assert_eq!((task.is_finished(), task.try_take()), (true, Some(Ok(7))));
+    assert_eq!((task.try_take(), task.is_finished()), (None, true));
+    Ok(())
+}
+
+/// A task of the proactor, polled inside the poll that the runner sleeps in, wakes one of its own.
+fn woken_by_a_task(cx: &Cx<'_>) -> Result<(), Skip> {
+    let context = LocalContext::new(cx.io);
+    let handle = context.handle();
+    let (count, add) = counter();
+    let (work, timer) = (context.work(), cx.io.sleep_until(soon()));
+    cx.io
+        .spawn(async move {
+            timer.await.expect("a timer");
+            drop(handle.spawn(async move { add() }));
+            drop(work);
+        })
+        .detach();
+    assert_eq!((run(&context), count.get()), (1, 1));
     Ok(())
 }
 

@@ -17,6 +17,7 @@ pub const CASES: &[Case] = &[
     Case { name: "submitter/runs_and_ends", needs: &[], run: runs_and_ends },
     Case { name: "submitter/options_refused", needs: &[], run: options_refused },
     Case { name: "submitter/thread_has_its_name", needs: &[], run: thread_has_its_name },
+    Case { name: "submitter/a_nul_in_its_name", needs: &[], run: a_nul_in_its_name },
     Case { name: "submitter/try_hands_back_when_full", needs: &[], run: try_hands_back },
     Case { name: "submitter/waits_for_room", needs: &[], run: waits_for_room },
     Case { name: "submitter/first_come_first_served", needs: &[], run: first_come },
@@ -172,6 +173,14 @@ fn thread_has_its_name(cx: &Cx<'_>) -> Result<(), Skip> {
     let name = |_: &Proactor| std::thread::current().name().map(str::to_owned);
     let name = parked(submitter.handle().call(name)).expect("it runs");
     assert_eq!(name.as_deref(), Some("lane"));
+    Ok(())
+}
+
+fn a_nul_in_its_name(cx: &Cx<'_>) -> Result<(), Skip> {
+    let submitter = Submitter::start(cx.options.clone().name("a\0b")).expect("a thread");
+    let handle = submitter.handle();
+    drop(submitter);
+    ended(&handle);
     Ok(())
 }
 

@@ -45,10 +45,7 @@ fn check_listener(name: &'static str, descriptor: Option<&Descriptor>) -> Result
 }
 
 fn attempt_accept(cx: &mut Context<'_>) -> Attempt {
-    match calls::accept(cx.fd()) {
-        result if result == -libc::EAGAIN => Attempt::Blocked(Interest::READABLE),
-        result => Attempt::Done(result),
-    }
+    Attempt::unless_blocked(calls::accept(cx.fd()), Interest::READABLE)
 }
 
 impl Forms for Accept {

@@ -58,10 +58,10 @@ impl Forms for SendTo {
 
     fn attempt(&mut self, cx: &mut Context<'_>) -> Attempt {
         let message = scratch::message_to(cx.scratch, &self.to, &self.span);
-        match calls::sendmsg(cx.fd(), message, libc::MSG_NOSIGNAL) {
-            result if result == -libc::EAGAIN => Attempt::Blocked(Interest::WRITABLE),
-            result => Attempt::Done(result),
-        }
+        Attempt::unless_blocked(
+            calls::sendmsg(cx.fd(), message, libc::MSG_NOSIGNAL),
+            Interest::WRITABLE,
+        )
     }
 }
 
@@ -119,10 +119,7 @@ impl Forms for RecvFrom {
 
     fn attempt(&mut self, cx: &mut Context<'_>) -> Attempt {
         let message = scratch::message_from(cx.scratch, &mut self.lease);
-        match calls::recvmsg(cx.fd(), message) {
-            result if result == -libc::EAGAIN => Attempt::Blocked(Interest::READABLE),
-            result => Attempt::Done(result),
-        }
+        Attempt::unless_blocked(calls::recvmsg(cx.fd(), message), Interest::READABLE)
     }
 
     fn collect(&mut self, scratch: *mut scratch::Scratch) {

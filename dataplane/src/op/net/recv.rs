@@ -140,10 +140,10 @@ impl Forms for Recv {
     }
 
     fn attempt(&mut self, cx: &mut Context<'_>) -> Attempt {
-        match calls::recv(cx.fd(), &mut self.lease, self.received) {
-            result if result == -libc::EAGAIN => Attempt::Blocked(Interest::READABLE),
-            result => Attempt::Done(result),
-        }
+        Attempt::unless_blocked(
+            calls::recv(cx.fd(), &mut self.lease, self.received),
+            Interest::READABLE,
+        )
     }
 
     fn advance(&mut self, result: i32, _: u32) -> Advance {
@@ -232,10 +232,7 @@ impl Forms for RecvVectored {
 
     fn attempt(&mut self, cx: &mut Context<'_>) -> Attempt {
         let message = self.vectors.gather_mut(cx.scratch, &mut self.leases);
-        match calls::recvmsg(cx.fd(), message) {
-            result if result == -libc::EAGAIN => Attempt::Blocked(Interest::READABLE),
-            result => Attempt::Done(result),
-        }
+        Attempt::unless_blocked(calls::recvmsg(cx.fd(), message), Interest::READABLE)
     }
 }
 

@@ -254,10 +254,10 @@ impl Forms for Send {
         self.progress.require = decision.require;
         let reason = decision.copied.unwrap_or(CopyReason::Unsupported);
         self.progress.path = Path::copied(Mechanism::Send, reason);
-        match calls::send(cx.fd(), &self.span, self.progress.sent, self.progress.flags()) {
-            result if result == -libc::EAGAIN => Attempt::Blocked(Interest::WRITABLE),
-            result => Attempt::Done(result),
-        }
+        Attempt::unless_blocked(
+            calls::send(cx.fd(), &self.span, self.progress.sent, self.progress.flags()),
+            Interest::WRITABLE,
+        )
     }
 
     fn advance(&mut self, result: i32, _: u32) -> Advance {
@@ -387,10 +387,10 @@ impl Forms for SendVectored {
         let reason = decision.copied.unwrap_or(CopyReason::Unsupported);
         self.progress.path = Path::copied(Mechanism::SendMessage, reason);
         let message = self.vectors.gather(cx.scratch, &self.spans, self.progress.sent);
-        match calls::sendmsg(cx.fd(), message, self.progress.flags()) {
-            result if result == -libc::EAGAIN => Attempt::Blocked(Interest::WRITABLE),
-            result => Attempt::Done(result),
-        }
+        Attempt::unless_blocked(
+            calls::sendmsg(cx.fd(), message, self.progress.flags()),
+            Interest::WRITABLE,
+        )
     }
 
     fn advance(&mut self, result: i32, _: u32) -> Advance {

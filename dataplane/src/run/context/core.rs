@@ -10,10 +10,10 @@
 //! User code (handlers, futures, what is dropped) never runs with the lock held.
 
 use super::join::{self, Join};
-use super::panics::Panics;
 use super::task::Task;
 use crate::proactor::Wait;
 use crate::remote::handle::Handle;
+use crate::run::panics::Panics;
 use std::collections::{HashMap, VecDeque};
 use std::future::Future;
 use std::sync::atomic::{AtomicU32, Ordering};

@@ -5,6 +5,10 @@
 //! from another thread does not compile; what another thread has to say comes as the completion of
 //! an operation, by [`Handle::call`](crate::Handle::call), or by waking a task.
 //!
+//! What stands in line here are tasks as the proactor's own ([`Task`]), in a table and a run queue
+//! of the context's: they are polled by a run and not inside the proactor's poll, so a task may run
+//! this context or another, and may poll. A handler is a task of one turn.
+//!
 //! # Waiting, and staying fair
 //!
 //! When nothing is ready the runner sleeps in the proactor's poll, until the caller's time is up, a
@@ -27,9 +31,6 @@
 //! poll, as on any proactor; they are not handlers of the context and count as no work.
 
 use super::frames::{self, Frame};
-use super::join::{self, LocalJoin};
-use super::local_task::{Tasks, Woken};
-use super::panics::Panics;
 use super::{INLINE_BUDGET, gone, is_past};
 use crate::engine::Engine;
 use crate::error::{Failed, Result};
@@ -37,35 +38,29 @@ use crate::io::Local;
 use crate::io::request::Request;
 use crate::op::Operation;
 use crate::proactor::{Proactor, Wait};
-use std::cell::{Cell, RefCell};
-use std::collections::VecDeque;
+use crate::run::executor::Executor;
+use crate::run::panics::Panics;
+use crate::run::ready::{Driver, Ready};
+use crate::run::task::Task;
+use std::cell::Cell;
 use std::fmt;
 use std::future::Future;
 use std::rc::Rc;
-use std::sync::Arc;
 
 /// Handlers between two looks at completions and timers.
 const REAP_EVERY: u32 = 32;
 
-type Handler = Box<dyn FnOnce()>;
-
-enum Job {
-    Call(Handler),
-    Task(u64),
-}
-
 /// What the handles of a local context share.
 struct Core {
     io: Proactor,
-    ready: RefCell<VecDeque<Job>>,
-    tasks: Tasks,
-    woken: Arc<Woken>,
+    /// Tasks, and handlers, which are tasks of one turn.
+    executor: Rc<Executor>,
     work: Cell<usize>,
     stopped: Cell<bool>,
     /// How many stops there were: a run ends at one that came after it began.
     stops: Cell<u64>,
     closed: Cell<bool>,
-    /// Handlers since the proactor was last looked at.
+    /// Turns since the proactor was last looked at.
     busy: Cell<u32>,
     budget: Cell<u32>,
 }
@@ -153,15 +148,6 @@ fn set_inline(io: &Proactor, budget: u32) -> u32 {
     io.inner().with("run", set).unwrap_or(0)
 }
 
-/// A handler counts as run, also when it panics.
-struct Counted<'a>(&'a Core);
-
-impl Drop for Counted<'_> {
-    fn drop(&mut self) {
-        self.0.work_ends();
-    }
-}
-
 impl Core {
     fn name(&self) -> frames::Name {
         std::ptr::from_ref(self) as usize
@@ -186,66 +172,37 @@ impl Core {
         self.io.inner().shared.wake_here();
     }
 
-    fn push(&self, job: Job) {
-        self.ready.borrow_mut().push_back(job);
-        self.io.inner().shared.wake_here();
+    /// The future is work as long as anything of it is left.
+    fn spawn<F: Future + 'static>(self: &Rc<Core>, future: F) -> Task<F::Output> {
+        let work = self.work();
+        let future = async move {
+            let value = future.await;
+            drop(work);
+            value
+        };
+        Task::start(&self.executor, future)
     }
 
-    fn post(&self, handler: Handler) -> Result<(), Handler> {
-        if self.closed.get() {
-            return Err(handler);
-        }
-        self.work.set(self.work.get() + 1);
-        self.push(Job::Call(handler));
-        Ok(())
-    }
-
-    fn spawn<F: Future<Output: 'static> + 'static>(&self, future: F) -> LocalJoin<F::Output> {
-        let (teller, join) = join::pair();
-        let future = async move { teller.tell(future.await) };
-        if self.closed.get() {
-            drop(future);
-            return join;
-        }
-        self.work.set(self.work.get() + 1);
-        let (key, waker) = self.tasks.insert(Box::pin(future), &self.woken);
-        self.push(Job::Task(key));
-        join.of(waker)
-    }
-
-    /// Queues the tasks that were woken since.
-    fn collect(&self) {
-        while let Some(key) = self.woken.take() {
-            self.ready.borrow_mut().push_back(Job::Task(key));
-        }
-    }
-
-    fn take_ready(&self) -> Option<Job> {
-        self.collect();
-        self.ready.borrow_mut().pop_front()
-    }
-
-    /// The next thing to run; None: stopped, out of work, or the wait is over.
-    fn next(&self, stops: u64, wait: Wait) -> Result<Option<Job>> {
+    /// Whether there is something to run; no: stopped, out of work, or the wait is over.
+    fn wait(&self, stops: u64, wait: Wait) -> Result<bool> {
         let mut polled = false;
         loop {
             if self.stopped.get() || self.stops.get() != stops {
-                return Ok(None);
+                return Ok(false);
             }
             if self.work.get() == 0 {
                 self.stop();
-                return Ok(None);
+                return Ok(false);
             }
             if self.busy.get() >= REAP_EVERY {
                 self.reap(Wait::Now)?;
                 continue;
             }
-            if let Some(job) = self.take_ready() {
-                self.busy.set(self.busy.get() + 1);
-                return Ok(Some(job));
+            if self.executor.ready.waiting() > 0 {
+                return Ok(true);
             }
             if polled && (wait == Wait::Now || is_past(wait)) {
-                return Ok(None);
+                return Ok(false);
             }
             self.reap(wait)?;
             polled = true;
@@ -257,17 +214,13 @@ impl Core {
         self.io.poll(wait).map(|_| ())
     }
 
-    fn execute(&self, job: Job) {
+    /// Runs the first in line; false: it was over already.
+    fn turn(&self) -> bool {
+        self.busy.set(self.busy.get() + 1);
         let budget = self.budget.get();
         frames::begin_handler(budget);
         let _inline = Inline::give(&self.io, budget);
-        match job {
-            Job::Call(handler) => {
-                let _counted = Counted(self);
-                handler();
-            }
-            Job::Task(key) => self.tasks.turn(key, || self.work_ends()),
-        }
+        self.executor.run_next()
     }
 
     /// The last owner goes: what stands here is dropped without being run.
@@ -276,13 +229,12 @@ impl Core {
         self.stop();
         // What is dropped may post or spawn again, and is refused.
         let mut panics = Panics::default();
-        while let Some(job) = self.take_ready() {
-            if let Job::Call(handler) = job {
-                let _counted = Counted(self);
-                panics.guard(|| drop(handler));
-            }
-        }
-        self.tasks.discard(&mut panics, || self.work_ends());
+        panics.insist(|| self.executor.close());
+        let queue = &self.executor.ready;
+        // In a forked child there is nothing to leave.
+        let _ = self.io.inner().with("end a context", |engine| {
+            engine.run_queues.retain(|other| !Rc::ptr_eq(other, queue));
+        });
         panics.resume();
     }
 }
@@ -290,11 +242,13 @@ impl Core {
 impl LocalContext {
     /// A context on this thread over a proactor of this thread, which may serve others too.
     pub fn new(io: &Proactor) -> LocalContext {
+        let queue = Ready::new(io.inner().shared.clone(), Driver::Context);
+        let theirs = queue.clone();
+        // In a forked child nobody wakes its tasks, and it takes none.
+        let _ = io.inner().with("make a context", |engine| engine.run_queues.push(theirs));
         let core = Core {
             io: io.clone(),
-            ready: RefCell::default(),
-            tasks: Tasks::default(),
-            woken: Arc::new(Woken::new(io)),
+            executor: Rc::new(Executor::new(queue)),
             work: Cell::new(0),
             stopped: Cell::new(false),
             stops: Cell::new(0),
@@ -375,8 +329,7 @@ impl LocalContext {
         if !core.stopped.get() && core.work.get() > 0 {
             core.reap(Wait::Now)?;
         }
-        core.collect();
-        let ready = core.ready.borrow().len();
+        let ready = core.executor.ready.waiting();
         // The first look is made even when nothing is ready: it is what finds out of work.
         self.some(ready.max(1), Wait::Now)
     }
@@ -400,11 +353,8 @@ impl LocalContext {
         let stops = core.stops.get();
         let _frame = Frame::enter(core.name());
         let mut count = 0;
-        while count < most
-            && let Some(job) = core.next(stops, wait)?
-        {
-            core.execute(job);
-            count += 1;
+        while count < most && core.wait(stops, wait)? {
+            count += usize::from(core.turn());
             if is_past(wait) {
                 break;
             }
@@ -434,8 +384,7 @@ impl LocalContext {
 
     /// Queues a handler for the next run.
     pub fn post(&self, handler: impl FnOnce() + 'static) {
-        // It is refused only after the last owner has gone.
-        let _ = self.owner.0.post(Box::new(handler));
+        self.owner.0.spawn(async move { handler() }).detach();
     }
 
     /// Runs a handler on the spot when called inside a run that has budget left, else queues it.
@@ -447,13 +396,13 @@ impl LocalContext {
     }
 
     /// Spawns a future, which need not be Send. It is work until it has ended. Dropping the
-    /// [`LocalJoin`] lets it go on.
-    pub fn spawn<F: Future<Output: 'static> + 'static>(&self, future: F) -> LocalJoin<F::Output> {
+    /// [`Task`] lets it go on.
+    pub fn spawn<F: Future + 'static>(&self, future: F) -> Task<F::Output> {
         self.owner.0.spawn(future)
     }
 
-    /// As [`Context::submit`](super::Context::submit).
-    pub fn submit<O, H>(&self, request: Request<Local, O>, handler: H) -> LocalJoin<()>
+    /// As [`Context::submit`](super::Context::submit); aborting the [`Task`] is what cancels.
+    pub fn submit<O, H>(&self, request: Request<Local, O>, handler: H) -> Task<()>
     where
         O: Operation,
         H: FnOnce(Result<O::Output<Local>, Failed<O>>) + 'static,
@@ -478,12 +427,12 @@ impl LocalContextHandle {
         if self.core.closed.get() {
             return Err(Failed::new(gone("post"), handler));
         }
-        let _ = self.core.post(Box::new(handler));
+        self.core.spawn(async move { handler() }).detach();
         Ok(())
     }
 
-    /// As [`LocalContext::spawn`]; when the context is gone the [`LocalJoin`] says so.
-    pub fn spawn<F: Future<Output: 'static> + 'static>(&self, future: F) -> LocalJoin<F::Output> {
+    /// As [`LocalContext::spawn`]; when the context is gone the [`Task`] says so.
+    pub fn spawn<F: Future + 'static>(&self, future: F) -> Task<F::Output> {
         self.core.spawn(future)
     }
 

@@ -60,8 +60,6 @@ mod core;
 mod frames;
 mod join;
 pub(crate) mod local;
-mod local_task;
-mod panics;
 mod task;
 
 use self::core::{Core, Entry, Job};
@@ -74,7 +72,7 @@ use crate::proactor::Wait;
 use crate::remote::handle::Handle;
 use crate::remote::inbox;
 use frames::Frame;
-pub use join::{Join, LocalJoin};
+pub use join::Join;
 use std::fmt;
 use std::future::Future;
 use std::sync::Arc;

@@ -6,7 +6,6 @@
 //! and runs with no lock held.
 
 use super::core::Core;
-use super::join::Cancel;
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -99,7 +98,8 @@ impl Task {
         }
     }
 
-    fn queue(self: Arc<Task>, cancel: bool) {
+    /// It was woken, or is to end.
+    pub(super) fn queue(self: Arc<Task>, cancel: bool) {
         let mut state = self.lock();
         state.cancelled |= cancel;
         match state.phase {
@@ -126,11 +126,5 @@ impl Task {
 impl Wake for Task {
     fn wake(self: Arc<Self>) {
         self.queue(false);
-    }
-}
-
-impl Cancel for Task {
-    fn cancel(self: Arc<Self>) {
-        self.queue(true);
     }
 }

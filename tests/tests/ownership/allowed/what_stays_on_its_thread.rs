@@ -1,10 +1,8 @@
 //! What belongs to the thread that made it is not Send, and this program is the proof: were one of
 //! these types Send, two implementations would fit and the call below would not say which.
 use dataplane::operations::{AcceptMany, Recv};
-use dataplane::{
-    Batch, File, LocalContext, LocalContextHandle, LocalJoin, LocalStream, LocalWorkGuard,
-};
-use dataplane::{Multi, Request, Submitted};
+use dataplane::{Batch, File, LocalContext, LocalContextHandle, LocalStream, LocalWorkGuard};
+use dataplane::{Multi, Request, Submitted, Task};
 use dataplane::{Nop, Proactor, Socket, Submission, Watch};
 
 trait Stays<Which> {
@@ -25,7 +23,7 @@ fn main() {
     <LocalContext as Stays<_>>::stays();
     <LocalContextHandle as Stays<_>>::stays();
     <LocalWorkGuard as Stays<_>>::stays();
-    <LocalJoin<u8> as Stays<_>>::stays();
+    <Task<u8> as Stays<_>>::stays();
     <Batch as Stays<_>>::stays();
     <Submitted as Stays<_>>::stays();
     <Watch as Stays<_>>::stays();
