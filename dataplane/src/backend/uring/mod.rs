@@ -59,6 +59,8 @@ const REARM: u64 = 1 << 53;
 
 /// Fixed files and buffers asked for; the kernel may grant fewer.
 const FILES: u32 = 65536;
+/// How long a submission thread may take for what takes it microseconds, in nanoseconds.
+const TAKEN_WITHIN_NS: u64 = 1_000_000_000;
 /// The fewest submission entries that are tried when memory is short.
 const SMALLEST: u32 = 8;
 
@@ -267,16 +269,22 @@ impl Uring {
         }
     }
 
-    /// Hands everything over, the backlog too, unless the kernel takes nothing more for now.
+    /// Hands everything over, the backlog too, and sees it taken, unless the kernel takes nothing
+    /// more for now.
     #[cold]
     fn hand_over(&mut self) {
+        let end_ns = now_ns() + TAKEN_WITHIN_NS;
         loop {
-            let left = self.ring.staged() + self.backlog.len();
+            let left = self.ring.untaken() + self.backlog.len();
             if left == 0 || self.enter(0, None).is_err() {
                 return;
             }
-            if self.ring.staged() + self.backlog.len() >= left {
-                return;
+            if self.ring.untaken() + self.backlog.len() >= left {
+                // A submission thread was told and comes to it in its own time.
+                if !self.ring.has_thread() || now_ns() >= end_ns {
+                    return;
+                }
+                std::thread::yield_now();
             }
         }
     }
