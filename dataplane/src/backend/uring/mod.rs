@@ -52,9 +52,10 @@ use tables::{BufferTable, FileTable, TableError};
 
 /// Internal events: what the lower bits of the name mean.
 const WAKE: u64 = 1 << 55;
+/// A cancel of an operation; slot index and generation are in the lower bits, the generation
+/// shortened to fit.
 const CANCEL: u64 = 1 << 54;
-/// A poll armed for an operation; slot index and generation are in the lower bits, the
-/// generation shortened to fit.
+/// A poll armed for an operation, named likewise.
 const REARM: u64 = 1 << 53;
 
 /// Fixed files and buffers asked for; the kernel may grant fewer.
@@ -324,6 +325,8 @@ impl Uring {
             self.wake_armed = event.flags & MORE != 0;
         } else if value & REARM != 0 {
             self.rearmed(value, event.result, table, out);
+        } else if value & CANCEL != 0 && event.result == -libc::ENOENT {
+            self.cancel_again(value, table);
         }
     }
 
@@ -347,6 +350,25 @@ impl Uring {
         self.polling.push(id);
         let entry = opcode::PollAdd::new(types::Fd(number), interest.bits()).build();
         self.stage(entry.user_data(rearm_name(id)));
+    }
+
+    fn stage_cancel(&mut self, id: OpId, name: u64) {
+        let entry = opcode::AsyncCancel::new(name).build();
+        self.stage(entry.user_data(short_name(CANCEL, id)));
+    }
+
+    /// The kernel did not find an operation that is still out: a submission thread had it in hand,
+    /// between waiting and trying once more. Unless its end is among the events of this turn, the
+    /// next time finds it.
+    #[cold]
+    fn cancel_again(&mut self, value: u64, table: &mut Table) {
+        let id = table.slots.id(value as u32);
+        let slot = table.slots.at(id.index());
+        let is_out = slot.cancel_sent && slot.owed > 0 && !slot.settled && !slot.is_linked;
+        let is_it = short_name(CANCEL, id) & 0x00ff_ffff_ffff_ffff == value;
+        if is_out && is_it && !self.polling.contains(&id) {
+            self.stage_cancel(id, id.0);
+        }
     }
 
     fn rearmed(&mut self, value: u64, result: i32, table: &mut Table, out: &mut Vec<Event>) {
@@ -385,10 +407,15 @@ fn is_ours(user_data: u64, result: i32) -> bool {
     kind == Kind::Internal as u8 || (result == -libc::EAGAIN && kind == Kind::Operation as u8)
 }
 
-/// The name of the poll that stands for an operation: 32 bits of index, 21 of generation.
+/// The name of the poll that stands for an operation.
 fn rearm_name(id: OpId) -> u64 {
+    short_name(REARM, id)
+}
+
+/// The name of something about an operation: 32 bits of index, 21 of generation.
+fn short_name(what: u64, id: OpId) -> u64 {
     let short = u64::from(id.generation() & 0x001f_ffff);
-    tagged(Kind::Internal, REARM | short << 32 | u64::from(id.index()))
+    tagged(Kind::Internal, what | short << 32 | u64::from(id.index()))
 }
 
 fn register_error(error: TableError) -> RegisterError {
@@ -462,8 +489,7 @@ impl Backend for Uring {
             self.polling.retain(|polled| *polled != id);
             return self.own.push(Event::of(id, -libc::ECANCELED, 0));
         }
-        let entry = opcode::AsyncCancel::new(name).build();
-        self.stage(entry.user_data(tagged(Kind::Internal, CANCEL)));
+        self.stage_cancel(id, name);
     }
 
     fn flush(&mut self, table: &mut Table) -> Result<(), Fatal> {
