@@ -1,13 +1,14 @@
 //! The configurations the suite runs in.
 //!
 //! Made from [`Backend::ALL`] and [`Capability::ALL`]: io_uring with everything (`full`), with each
-//! capability of this machine masked alone (`without-NAME`) and with none (`minimal`); `epoll`;
-//! `poll`; and `full`, `minimal`, `epoll` and `poll` again over a backend that misbehaves within
+//! capability of this machine masked alone (`without-NAME`) and with none (`minimal`), and with a
+//! kernel thread that submits (`sqpoll`); `epoll`; `poll`; and `full`, `minimal`, `epoll` and `poll` again over a backend that misbehaves within
 //! the contract, by a seed (`NAME-faults`). Where io_uring is not to be had its configurations are
 //! there all the same, each with the reason for which it is skipped.
 
 use crate::OPERATIONS;
-use dataplane::{Backend, Capabilities, Capability, Options, Proactor};
+use dataplane::{Backend, Capabilities, Capability, Options, Proactor, SqPoll};
+use std::time::Duration;
 
 /// One way to make a proactor.
 #[derive(Clone, Debug)]
@@ -39,6 +40,11 @@ fn options(backend: Backend) -> Options {
     Options::default().backend(backend).operations(OPERATIONS)
 }
 
+/// A kernel thread that submits, and sleeps so soon that cases meet it awake and asleep.
+fn sqpoll(options: Options) -> Options {
+    options.sqpoll(SqPoll { idle: Duration::from_millis(1), cpu: None })
+}
+
 /// Every configuration; `seed` is that of the injected faults.
 pub fn all(seed: u64) -> Vec<Configuration> {
     // Finding out what there is opens descriptors, which a case would be blamed for.
@@ -59,6 +65,7 @@ pub fn all(seed: u64) -> Vec<Configuration> {
             let name = format!("without-{capability}");
             masks.push(Configuration::new(&name, options(backend).allowed(allowed)));
         }
+        masks.push(Configuration::new("sqpoll", sqpoll(options(backend))));
         all.push(full);
         all.push(Configuration::new("minimal", least));
     }
@@ -101,6 +108,7 @@ mod tests {
             let faults = format!("{name}-faults");
             assert!(names.contains(&faults.as_str()), "{names:?}");
         }
+        assert!(names.contains(&"sqpoll"), "{names:?}");
         let masks = all.iter().filter(|one| one.name.starts_with("without-"));
         for mask in masks {
             let Ok(have) = mask.capabilities else { continue };

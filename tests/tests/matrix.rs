@@ -62,6 +62,11 @@ fn each_capability_masked() {
 }
 
 #[test]
+fn sqpoll() {
+    one("sqpoll");
+}
+
+#[test]
 fn epoll() {
     one("epoll");
 }

@@ -117,7 +117,9 @@ impl Engine {
         if event.result > 0 {
             self.counters.bytes[op.moves() as usize] += event.result as u64;
         }
-        match op.advance(event.result, event.flags) {
+        // Asked to end before it went its other way: that way is not gone any more.
+        let result = if op.falls_back(event.result) { -libc::ECANCELED } else { event.result };
+        match op.advance(result, event.flags) {
             Advance::Done(result) => self.settle(index, result, event.flags),
             Advance::Again if own => {
                 // It goes on after a refusal: another way.

@@ -40,6 +40,7 @@ pub mod sequence_made;
 pub mod shutdown;
 pub mod spawn;
 pub mod spin;
+pub mod sqpoll;
 pub mod stream;
 pub mod submitter;
 pub mod tasks;
@@ -99,6 +100,7 @@ const LISTS: &[&[Case]] = &[
     shutdown::CASES,
     spawn::CASES,
     spin::CASES,
+    sqpoll::CASES,
     stream::CASES,
     submitter::CASES,
     tasks::CASES,

@@ -45,6 +45,13 @@ impl Lines {
         }
     }
 
+    /// Leaves out lines without a word: a closing brace is where a branch not taken joins again.
+    pub fn keep_words(&mut self, source: &str) {
+        let text: Vec<&str> = source.lines().collect();
+        let says = |line: &str| line.chars().any(char::is_alphanumeric);
+        self.0.retain(|line, _| text.get(line - 1).is_some_and(|line| says(line)));
+    }
+
     /// How many were reached, and how many there are.
     pub fn counts(&self) -> (usize, usize) {
         (self.0.values().filter(|hit| **hit).count(), self.0.len())
@@ -110,6 +117,13 @@ mod tests {
     fn a_line_is_reached_by_any_region_that_begins_on_it() {
         let lines = of(&[region((1, 1), 0), region((1, 1), 2), region((2, 2), usize::MAX)]);
         assert_eq!(lines.missed(), [2], "a count below zero is none");
+    }
+
+    #[test]
+    fn a_brace_is_no_line() {
+        let mut lines = of(&[region((1, 1), 1), region((2, 2), 0), region((3, 3), 0)]);
+        lines.keep_words("if a {\n    b();\n});\n");
+        assert_eq!((lines.counts(), lines.missed()), ((1, 2), vec![2]));
     }
 
     #[test]

@@ -83,8 +83,14 @@ fn programs(work: &Path) -> Result<Vec<Program>, String> {
     Ok(programs)
 }
 
-/// Runs it to its end; the profiles it and its children left.
-fn run(program: &Program, work: &Path) -> Result<Vec<PathBuf>, String> {
+/// What a program left: the profiles of it and its children, and how it failed, if it did.
+struct Ran {
+    profiles: Vec<PathBuf>,
+    failure: Option<String>,
+}
+
+/// Runs it to its end.
+fn run(program: &Program, work: &Path) -> Result<Ran, String> {
     let folder = work.join("profiles").join(&program.name);
     // What an earlier run left would count for this one.
     let _ = std::fs::remove_dir_all(&folder);
@@ -95,24 +101,35 @@ fn run(program: &Program, work: &Path) -> Result<Vec<PathBuf>, String> {
         .env("LLVM_PROFILE_FILE", folder.join("%p.profraw"))
         .output()
         .map_err(|error| format!("{}: {error}", program.path.display()))?;
-    if !output.status.success() {
+    let failure = (!output.status.success()).then(|| {
         let said = String::from_utf8_lossy(&output.stdout);
         let tail: Vec<&str> = said.lines().rev().take(40).collect();
         let tail: Vec<&str> = tail.into_iter().rev().collect();
-        return Err(format!("{} failed:\n{}", program.name, tail.join("\n")));
-    }
+        format!("{} failed ({}):\n{}", program.name, output.status, tail.join("\n"))
+    });
     let entries = std::fs::read_dir(&folder).map_err(|error| format!("no profile: {error}"))?;
     let paths = entries.filter_map(|entry| entry.ok().map(|entry| entry.path()));
     // A child that was killed may leave an empty one.
-    Ok(paths.filter(|path| path.metadata().is_ok_and(|file| file.len() > 0)).collect())
+    let profiles = paths.filter(|path| path.metadata().is_ok_and(|file| file.len() > 0)).collect();
+    Ok(Ran { profiles, failure })
 }
 
-/// The lines of every file in scope: those the runner's build has, hit by whatever ran.
-fn measure(work: &Path) -> Result<BTreeMap<String, Lines>, String> {
-    let mut all = BTreeMap::<String, Lines>::new();
+/// What all runs came to.
+#[derive(Default)]
+struct Measured {
+    /// The lines of every file in scope: those the runner's build has, hit by whatever ran.
+    lines: BTreeMap<String, Lines>,
+    /// Tests that failed; what they reached counts all the same.
+    failures: Vec<String>,
+}
+
+fn measure(work: &Path) -> Result<Measured, String> {
+    let mut measured = Measured::default();
     for program in programs(work)? {
-        let profiles = run(&program, work)?;
-        let found = lines::read(&program.path, &profiles, &root(), &SCOPE)?;
+        let ran = run(&program, work)?;
+        measured.failures.extend(ran.failure);
+        let found = lines::read(&program.path, &ran.profiles, &root(), &SCOPE)?;
+        let all = &mut measured.lines;
         for (file, lines) in found {
             // Test modules of the files exist in the unit tests alone: their lines are not asked
             // for. The runner comes first.
@@ -123,10 +140,17 @@ fn measure(work: &Path) -> Result<BTreeMap<String, Lines>, String> {
             }
         }
     }
-    match all.is_empty() {
-        true => Err("the coverage maps name no file in scope".to_owned()),
-        false => Ok(all),
+    for (file, lines) in &mut measured.lines {
+        lines.keep_words(&source(file)?);
     }
+    match measured.lines.is_empty() {
+        true => Err("the coverage maps name no file in scope".to_owned()),
+        false => Ok(measured),
+    }
+}
+
+fn source(file: &str) -> Result<String, String> {
+    std::fs::read_to_string(root().join(file)).map_err(|error| format!("{file}: {error}"))
 }
 
 fn table(all: &BTreeMap<String, Lines>) {
@@ -140,21 +164,20 @@ fn table(all: &BTreeMap<String, Lines>) {
     println!("{:6.1} %  {reached:4} of {known:4}  all", percent(reached, known));
 }
 
-fn report(all: &BTreeMap<String, Lines>) -> Result<bool, String> {
-    table(all);
+fn report(measured: &Measured) -> Result<bool, String> {
+    table(&measured.lines);
     let mut verdict = Verdict::default();
-    for (file, lines) in all {
-        let source = std::fs::read_to_string(root().join(file));
-        let source = source.map_err(|error| format!("{file}: {error}"))?;
-        verdict.look(file, &source, &lines.missed());
+    for (file, lines) in &measured.lines {
+        verdict.look(file, &source(file)?, &lines.missed());
     }
     println!("{verdict}");
-    Ok(verdict.is_good())
+    measured.failures.iter().for_each(|failure| println!("{failure}"));
+    Ok(verdict.is_good() && measured.failures.is_empty())
 }
 
 fn main() -> ExitCode {
     let work = root().join("target").join("coverage");
-    match measure(&work).and_then(|all| report(&all)) {
+    match measure(&work).and_then(|measured| report(&measured)) {
         Ok(true) => ExitCode::SUCCESS,
         Ok(false) => ExitCode::FAILURE,
         Err(problem) => {

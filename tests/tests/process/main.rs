@@ -5,6 +5,7 @@
 
 mod child;
 
+mod failing;
 mod fork;
 mod handoff;
 mod leaking;

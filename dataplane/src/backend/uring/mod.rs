@@ -52,13 +52,16 @@ use tables::{BufferTable, FileTable, TableError};
 
 /// Internal events: what the lower bits of the name mean.
 const WAKE: u64 = 1 << 55;
+/// A cancel of an operation; slot index and generation are in the lower bits, the generation
+/// shortened to fit.
 const CANCEL: u64 = 1 << 54;
-/// A poll armed for an operation; slot index and generation are in the lower bits, the
-/// generation shortened to fit.
+/// A poll armed for an operation, named likewise.
 const REARM: u64 = 1 << 53;
 
 /// Fixed files and buffers asked for; the kernel may grant fewer.
 const FILES: u32 = 65536;
+/// How long a submission thread may take for what takes it microseconds, in nanoseconds.
+const TAKEN_WITHIN_NS: u64 = 1_000_000_000;
 /// The fewest submission entries that are tried when memory is short.
 const SMALLEST: u32 = 8;
 
@@ -267,16 +270,22 @@ impl Uring {
         }
     }
 
-    /// Hands everything over, the backlog too, unless the kernel takes nothing more for now.
+    /// Hands everything over, the backlog too, and sees it taken, unless the kernel takes nothing
+    /// more for now.
     #[cold]
     fn hand_over(&mut self) {
+        let end_ns = now_ns() + TAKEN_WITHIN_NS;
         loop {
-            let left = self.ring.staged() + self.backlog.len();
+            let left = self.ring.untaken() + self.backlog.len();
             if left == 0 || self.enter(0, None).is_err() {
                 return;
             }
-            if self.ring.staged() + self.backlog.len() >= left {
-                return;
+            if self.ring.untaken() + self.backlog.len() >= left {
+                // A submission thread was told and comes to it in its own time.
+                if !self.ring.has_thread() || now_ns() >= end_ns {
+                    return;
+                }
+                std::thread::yield_now();
             }
         }
     }
@@ -316,6 +325,8 @@ impl Uring {
             self.wake_armed = event.flags & MORE != 0;
         } else if value & REARM != 0 {
             self.rearmed(value, event.result, table, out);
+        } else if value & CANCEL != 0 && event.result == -libc::ENOENT {
+            self.cancel_again(value, table);
         }
     }
 
@@ -341,6 +352,25 @@ impl Uring {
         self.polling.push(id);
         let entry = opcode::PollAdd::new(types::Fd(number), interest.bits()).build();
         self.stage(entry.user_data(rearm_name(id)));
+    }
+
+    fn stage_cancel(&mut self, id: OpId, name: u64) {
+        let entry = opcode::AsyncCancel::new(name).build();
+        self.stage(entry.user_data(short_name(CANCEL, id)));
+    }
+
+    /// The kernel did not find an operation that is still out: a submission thread had it in hand,
+    /// between waiting and trying once more. Unless its end is among the events of this turn, the
+    /// next time finds it.
+    #[cold]
+    fn cancel_again(&mut self, value: u64, table: &mut Table) {
+        let id = table.slots.id(value as u32);
+        let slot = table.slots.at(id.index());
+        let is_out = slot.cancel_sent && slot.owed > 0 && !slot.settled && !slot.is_linked;
+        let is_it = short_name(CANCEL, id) & 0x00ff_ffff_ffff_ffff == value;
+        if is_out && is_it && !self.polling.contains(&id) {
+            self.stage_cancel(id, id.0);
+        }
     }
 
     fn rearmed(&mut self, value: u64, result: i32, table: &mut Table, out: &mut Vec<Event>) {
@@ -379,10 +409,15 @@ fn is_ours(user_data: u64, result: i32) -> bool {
     kind == Kind::Internal as u8 || (result == -libc::EAGAIN && kind == Kind::Operation as u8)
 }
 
-/// The name of the poll that stands for an operation: 32 bits of index, 21 of generation.
+/// The name of the poll that stands for an operation.
 fn rearm_name(id: OpId) -> u64 {
+    short_name(REARM, id)
+}
+
+/// The name of something about an operation: 32 bits of index, 21 of generation.
+fn short_name(what: u64, id: OpId) -> u64 {
     let short = u64::from(id.generation() & 0x001f_ffff);
-    tagged(Kind::Internal, REARM | short << 32 | u64::from(id.index()))
+    tagged(Kind::Internal, what | short << 32 | u64::from(id.index()))
 }
 
 fn register_error(error: TableError) -> RegisterError {
@@ -456,8 +491,7 @@ impl Backend for Uring {
             self.polling.retain(|polled| *polled != id);
             return self.own.push(Event::of(id, -libc::ECANCELED, 0));
         }
-        let entry = opcode::AsyncCancel::new(name).build();
-        self.stage(entry.user_data(tagged(Kind::Internal, CANCEL)));
+        self.stage_cancel(id, name);
     }
 
     fn flush(&mut self, table: &mut Table) -> Result<(), Fatal> {

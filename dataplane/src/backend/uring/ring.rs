@@ -191,9 +191,21 @@ impl Ring {
     }
 
     /// Entries pushed that no enter has handed over yet.
-    #[inline]
+    #[cfg(test)]
     pub(crate) fn staged(&self) -> usize {
         self.staged as usize
+    }
+
+    /// Entries the kernel has not taken yet: those staged, which this publishes, and those that a
+    /// submission thread has not come to.
+    pub(crate) fn untaken(&mut self) -> usize {
+        self.sq.sync();
+        self.sq.len()
+    }
+
+    /// Whether a thread of the kernel's submits.
+    pub(crate) fn has_thread(&self) -> bool {
+        self.sqpoll
     }
 
     /// Hands over everything staged and waits until `want` completions are in the queue or

@@ -160,20 +160,37 @@ pub(crate) fn forbid_io_uring(errno: i32) {
     install(&mut program);
 }
 
+/// Which calls are refused, by the value of one argument (its lower 32 bits).
+#[derive(Clone, Copy)]
+pub(crate) enum If {
+    Is(u32),
+    Above(u32),
+}
+
 /// From now on an `io_uring_enter` of this thread that hands over exactly `entries` gives `errno`;
 /// every other one is let through. There is no way back.
 pub(crate) fn refuse_enter(entries: u32, errno: i32) {
+    refuse(libc::SYS_io_uring_enter, 1, If::Is(entries), errno);
+}
+
+/// From now on a `call` of this thread whose argument number `argument` (from 0) is such gives
+/// `errno`; every other one is let through. There is no way back; several add up.
+pub(crate) fn refuse(call: libc::c_long, argument: u32, which: If, errno: i32) {
     let load = libc::BPF_LD | libc::BPF_W | libc::BPF_ABS;
-    let equal = libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K;
+    let jump = |how| libc::BPF_JMP | how | libc::BPF_K;
     let answer = libc::BPF_RET | libc::BPF_K;
     let step = |code: u32, jt, jf, k| libc::sock_filter { code: code as u16, jt, jf, k };
     // seccomp_data: nr, arch, instruction pointer, then six arguments of eight bytes.
-    let to_submit = 16 + 8 + if cfg!(target_endian = "big") { 4 } else { 0 };
+    let place = 16 + 8 * argument + if cfg!(target_endian = "big") { 4 } else { 0 };
+    let (how, value) = match which {
+        If::Is(value) => (libc::BPF_JEQ, value),
+        If::Above(value) => (libc::BPF_JGT, value),
+    };
     let mut program = [
         step(load, 0, 0, 0),
-        step(equal, 0, 3, libc::SYS_io_uring_enter as u32),
-        step(load, 0, 0, to_submit),
-        step(equal, 0, 1, entries),
+        step(jump(libc::BPF_JEQ), 0, 3, call as u32),
+        step(load, 0, 0, place),
+        step(jump(how), 0, 1, value),
         step(answer, 0, 0, libc::SECCOMP_RET_ERRNO | errno as u32),
         step(answer, 0, 0, libc::SECCOMP_RET_ALLOW),
     ];
