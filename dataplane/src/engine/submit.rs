@@ -368,8 +368,11 @@ impl Engine {
                     self.cancel_own(index);
                 }
                 let before = self.table.slots.body(index).before;
-                let before = self.table.slots.id(before);
-                self.cancel(before, reason);
+                // None when the one before has failed: the end of this one is on its way.
+                if before != NONE {
+                    let before = self.table.slots.id(before);
+                    self.cancel(before, reason);
+                }
             }
             State::Waiting => self.cancel_own(index),
             State::InFlight if slot.owed == 0 => self.cancel_own(index),
