@@ -20,6 +20,16 @@ pub(super) struct Gate {
     open: Rc<Cell<bool>>,
 }
 
+impl Gate {
+    /// Lets its task go on.
+    pub(super) fn open(self) {
+        self.open.set(true);
+        if let Some(waker) = self.waker.take() {
+            waker.wake();
+        }
+    }
+}
+
 /// A task that awaits a few operations; joined, detached, aborted, or dropped by the end.
 pub(super) fn spawn(world: &mut World<'_>) -> Result<(), String> {
     world.books.did("tasks");

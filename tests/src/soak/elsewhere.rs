@@ -59,6 +59,12 @@ impl Shared {
         lock(&self.wakers).push(waker);
     }
 
+    /// Wakes those that wait to be woken.
+    pub(super) fn wake_all(&self) {
+        let wakers = std::mem::take(&mut *lock(&self.wakers));
+        wakers.into_iter().for_each(Waker::wake);
+    }
+
     /// Asks the other thread to end.
     pub(super) fn stop(&self) {
         self.stop.store(true, Ordering::Release);
@@ -116,8 +122,7 @@ pub(super) fn run(shared: &Shared, seed: u64) -> Result<Tally, String> {
     };
     while !shared.stop.load(Ordering::Acquire) {
         there.step()?;
-        let wakers = std::mem::take(&mut *lock(&shared.wakers));
-        wakers.into_iter().for_each(Waker::wake);
+        shared.wake_all();
     }
     let There { books, slab, sockets, held, watches, .. } = there;
     drop((sockets, held));

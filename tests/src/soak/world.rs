@@ -422,12 +422,14 @@ impl<'a> World<'a> {
         let World { io, books, live, slab, pool, held, tasks, messages, mut peer, .. } = self;
         let pooled = pool.slab().clone();
         let before = [slab.clone(), pooled.clone()];
+        self.gates.into_iter().for_each(run::Gate::open);
+        self.shared.wake_all();
         peer.end(Wait::Now)?;
         let more = peer.tally()?;
         drop((held, tasks, peer));
         drop((self.sockets, self.arrived, self.listener, self.tcp, self.datagrams, self.file));
         drop((self.registrations, self.waiters, self.events, self.watches, self.remote_watches));
-        drop((self.tokens, self.sources, self.readiness, self.context, self.gates, pool, slab));
+        drop((self.tokens, self.sources, self.readiness, self.context, pool, slab));
         messages.end(io)?;
         io.cancel_all().map_err(text)?;
         let deadline = Instant::now() + LIMIT;
