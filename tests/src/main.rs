@@ -27,7 +27,7 @@ struct Arguments {
     /// Seed of the injected faults, and of a soak.
     #[arg(long, default_value_t = 1)]
     seed: u64,
-    /// Instead of the cases, this many random steps in each configuration.
+    /// Instead of the cases, this many random operations in each configuration.
     #[arg(long, value_name = "OPS")]
     soak: Option<u64>,
 }
@@ -67,8 +67,9 @@ fn soak_all(configurations: &[matrix::Configuration], operations: u64, seed: u64
             println!("{name}: skipped: {reason}");
             continue;
         }
-        match soak::run(configuration, operations, seed) {
-            Ok(tally) => println!("{name}: {tally}"),
+        let each = |sample: &soak::Sample| println!("{name}: {sample}");
+        match soak::run(configuration, operations, seed, each) {
+            Ok(tally) => println!("{name}: {tally}\n{}", tally.table()),
             Err(problem) => {
                 println!("{name}: FAILED: {problem}");
                 is_good = false;

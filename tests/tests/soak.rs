@@ -15,9 +15,9 @@ fn soak(name: &str) {
         for configuration in configurations.expect("a name of the matrix") {
             let said = match &configuration.capabilities {
                 Err(reason) => format!("skipped: {reason}"),
-                Ok(_) => match soak::run(&configuration, OPERATIONS, seed) {
+                Ok(_) => match soak::run(&configuration, OPERATIONS, seed, |_| {}) {
                     Ok(tally) => {
-                        assert!(tally.succeeded > OPERATIONS / 20, "idle: {tally}");
+                        assert!(tally.succeeded() > OPERATIONS / 20, "idle: {tally}");
                         tally.to_string()
                     }
                     Err(problem) => panic!("{name}: {problem}"),
