@@ -1,11 +1,22 @@
-//! The examples run, and assert what they show.
+//! The examples run, and assert what they show. The one about signals has a test of its own.
 
+#[path = "../examples/context_pool.rs"]
+mod context_pool;
 #[path = "../examples/echo_local.rs"]
 mod echo_local;
 #[path = "../examples/echo_tokio.rs"]
 mod echo_tokio;
+#[path = "../examples/gated_send.rs"]
+mod gated_send;
 #[path = "../examples/multishot_server.rs"]
 mod multishot_server;
+#[path = "../examples/two_proactors.rs"]
+mod two_proactors;
+
+#[test]
+fn context_pool_runs() -> dataplane::Result<()> {
+    context_pool::main()
+}
 
 #[test]
 fn echo_local_runs() -> dataplane::Result<()> {
@@ -18,6 +29,16 @@ fn echo_tokio_runs() -> dataplane::Result<()> {
 }
 
 #[test]
+fn gated_send_runs() -> dataplane::Result<()> {
+    gated_send::main()
+}
+
+#[test]
 fn multishot_server_runs() -> dataplane::Result<()> {
     multishot_server::main()
+}
+
+#[test]
+fn two_proactors_runs() -> dataplane::Result<()> {
+    two_proactors::main()
 }
