@@ -5,8 +5,8 @@
 //! server and its clients as tasks of one context, lets three threads run them, has one of the
 //! threads leave in the middle, and shows that nobody misses it.
 //!
-//! Run it with `cargo run --example context_pool`. It ends by itself; everything it says is
-//! checked.
+//! Run it with `cargo run -p dataplane --example context_pool`. It ends by itself; everything it
+//! says is checked.
 
 use dataplane::regions::Slab;
 use dataplane::{Context, ContextHandle, Handle, Options, Result, Socket};
@@ -98,6 +98,11 @@ impl Seen {
     }
 }
 
+/// Runs it.
+///
+/// # Errors
+///
+/// What the machine refuses: descriptors, memory, loopback.
 pub fn main() -> Result<()> {
     // The driver starts with the context and ends with its last owner.
     let context = Context::start(Options::default().name("driver"))?;

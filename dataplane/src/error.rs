@@ -188,11 +188,65 @@ impl From<regions::RegionError> for Error {
         use regions::RegionErrorKind as K;
         let kind = match error.kind {
             K::Exhausted => ErrorKind::Exhausted,
+            K::OutOfMemory => ErrorKind::Exhausted,
             K::Unavailable => ErrorKind::Unavailable,
+            K::Permission => ErrorKind::Permission,
+            K::System => ErrorKind::Io,
             _ => ErrorKind::InvalidArgument,
         };
         let (operation, errno, message) = (error.operation, error.errno, error.message);
         Error(Box::new(Parts { operation, kind, errno, message }))
+    }
+}
+
+/// An error of a semaphore, whose text begins with its operation, as every error's does.
+fn of_semaphore(
+    operation: &'static str,
+    kind: ErrorKind,
+    failure: Option<&fence::Failure>,
+    text: &dyn fmt::Display,
+) -> Error {
+    let text = text.to_string();
+    let words = text.strip_prefix(operation).and_then(|rest| rest.strip_prefix(": "));
+    let message = Cow::Owned(words.unwrap_or(&text).to_owned());
+    // The text tells a failure's errno in full.
+    let errno = failure.and_then(fence::Failure::errno);
+    Error(Box::new(Parts { operation, kind, errno, message }))
+}
+
+impl From<fence::SignalError> for Error {
+    fn from(error: fence::SignalError) -> Error {
+        let (kind, failure) = match &error {
+            fence::SignalError::Failed { failure, .. } => (ErrorKind::Io, Some(failure)),
+            _ => (ErrorKind::InvalidArgument, None),
+        };
+        of_semaphore("semaphore signal", kind, failure, &error)
+    }
+}
+
+impl From<fence::WaitError> for Error {
+    fn from(error: fence::WaitError) -> Error {
+        let kind = match error {
+            fence::WaitError::TimedOut { .. } => ErrorKind::TimedOut,
+            _ => ErrorKind::Io,
+        };
+        of_semaphore("semaphore wait", kind, error.failure(), &error)
+    }
+}
+
+impl From<fence::WaitManyError> for Error {
+    fn from(error: fence::WaitManyError) -> Error {
+        let kind = match error {
+            fence::WaitManyError::Empty => ErrorKind::InvalidArgument,
+            _ => ErrorKind::Io,
+        };
+        of_semaphore("semaphore wait", kind, error.failure(), &error)
+    }
+}
+
+impl From<fence::Failed> for Error {
+    fn from(error: fence::Failed) -> Error {
+        of_semaphore("semaphore value", ErrorKind::Io, Some(&error.failure), &error)
     }
 }
 
@@ -283,5 +337,47 @@ impl<O> From<Failed<O>> for Error {
 impl<O> From<Failed<O>> for io::Error {
     fn from(failed: Failed<O>) -> io::Error {
         failed.error.into()
+    }
+}
+
+#[cfg(all(test, not(loom)))]
+mod tests {
+    use super::*;
+    use fence::{Failure, Semaphore};
+
+    #[test]
+    fn what_a_semaphore_says_is_an_error_of_ours() {
+        let semaphore = Semaphore::new(3);
+        let early = Error::from(semaphore.signal(2).expect_err("it is at 3"));
+        assert_eq!(
+            (early.operation(), early.kind()),
+            ("semaphore signal", ErrorKind::InvalidArgument)
+        );
+        assert!(early.message().starts_with("2 is not above"), "{early}");
+        let late = semaphore.wait_blocking(4, Some(std::time::Duration::ZERO));
+        assert_eq!(Error::from(late.expect_err("at 3")).kind(), ErrorKind::TimedOut);
+
+        semaphore.fail(Failure::with_errno(libc::ENODEV, "the device is lost"));
+        let errors = [
+            Error::from(semaphore.signal(4).expect_err("failed")),
+            Error::from(semaphore.wait_blocking(4, None).expect_err("failed")),
+            Error::from(semaphore.value().expect_err("failed")),
+        ];
+        for error in errors {
+            assert_eq!((error.kind(), error.errno()), (ErrorKind::Io, Some(libc::ENODEV)));
+            assert!(error.message().contains("the device is lost"), "{error}");
+            let operation = format!("{}: ", error.operation());
+            assert_eq!(error.to_string().matches(&operation).count(), 1, "{error}");
+        }
+    }
+
+    #[test]
+    fn what_memory_refuses_keeps_its_kind() {
+        let region = regions::Region::anonymous(4096).expect("a page");
+        let outside = Error::from(region.span(0..8192).expect_err("outside"));
+        assert_eq!(outside.kind(), ErrorKind::InvalidArgument);
+        let slab = regions::Slab::new(1, 4096).expect("a page");
+        let leased = Error::from(slab.region().copy_in(0, b"x").expect_err("a slab's"));
+        assert_eq!(leased.kind(), ErrorKind::Permission);
     }
 }

@@ -7,8 +7,30 @@
 //! - [`Socket`], [`File`], [`ReceivePool`]: what operations work on. Made on the proactor they stay
 //!   on its thread and submit without a lock; made through a [`Handle`] they are `Send`.
 //! - [`Request`]: an operation about to be submitted: `.await` it, give it a
-//!   [`timeout`](Request::timeout), submit it for later, or hand it a callback.
+//!   [`timeout`](Request::timeout), submit it for later, or hand it a callback. Several go as a
+//!   [`Batch`], whole or not at all, or as a [`Sequence`], one after the other.
 //! - [`regions`]: the memory. A [`regions::Lease`] is written to, a [`regions::Span`] is sent.
+//! - [`fence`]: time. A [`fence::Semaphore`] is signalled by anybody, awaited by threads, futures
+//!   and operations, and fails for good.
+//!
+//! # Ways to run it
+//!
+//! | the loop is polled by | with |
+//! | --- | --- |
+//! | your thread | [`Proactor::poll`], [`Proactor::block_on`], and its [tasks](Proactor::spawn) |
+//! | a host runtime, such as tokio | [`Hosted`] |
+//! | a thread of its own, or one for each CPU or node | [`ProactorThread`], [`ProactorPool`] |
+//! | a thread of its own, for tasks that several threads run | [`Context`] |
+//! | your thread, which runs handlers between its turns | [`LocalContext`] |
+//! | a thread of its own, behind a bounded queue | [`Submitter`] |
+//!
+//! # Events
+//!
+//! [`Proactor::watch`] calls back when a foreign descriptor is ready; [`Readiness`] and
+//! [`IoSource`] are the same by token and by `await`. An [`Event`] is a bit that any thread sets; a
+//! [message](Handle::message) is 64 of them for another proactor's
+//! [handler](Proactor::on_message); [`Proactor::signals`] brings those of the process into the
+//! loop. A [`Pass`] carries memory, sockets, files and events to another process.
 //!
 //! # Threads
 //!
@@ -20,6 +42,11 @@
 //! io_uring where the kernel allows it (6.1 or newer, found out by doing, never by version), else
 //! readiness over `epoll(7)` or `poll(2)`, which gives the same results. [`Proactor::backend`] and
 //! [`Proactor::fallback`] say which and why; completions say which way their bytes went.
+//!
+//! # What it counts
+//!
+//! [`Proactor::stats`] and [`Handle::stats`]; the features `metrics` and `tracing` publish the same
+//! numbers and the way of operations. [`Proactor::in_flight`] is for finding what is stuck.
 
 #[cfg(not(loom))]
 mod backend;

@@ -1,4 +1,4 @@
-//! The examples run, and assert what they show.
+//! The examples run, and assert what they show. The one about signals has a test of its own.
 
 use std::error::Error;
 
@@ -8,14 +8,18 @@ mod context_pool;
 mod echo_local;
 #[path = "../examples/echo_tokio.rs"]
 mod echo_tokio;
+#[path = "../examples/gated_send.rs"]
+mod gated_send;
 #[path = "../examples/multishot_server.rs"]
 mod multishot_server;
+#[path = "../examples/two_proactors.rs"]
+mod two_proactors;
 #[path = "../examples/worker_notification.rs"]
 mod worker_notification;
 
 #[test]
-fn context_pool_runs() -> Result<(), Box<dyn Error>> {
-    context_pool::main().map_err(Into::into)
+fn context_pool_runs() -> dataplane::Result<()> {
+    context_pool::main()
 }
 
 #[test]
@@ -29,6 +33,11 @@ fn echo_tokio_runs() -> dataplane::Result<()> {
 }
 
 #[test]
+fn gated_send_runs() -> dataplane::Result<()> {
+    gated_send::main()
+}
+
+#[test]
 fn multishot_server_runs() -> dataplane::Result<()> {
     multishot_server::main()
 }
@@ -36,4 +45,9 @@ fn multishot_server_runs() -> dataplane::Result<()> {
 #[test]
 fn worker_notification_runs() -> Result<(), Box<dyn Error>> {
     worker_notification::main()
+}
+
+#[test]
+fn two_proactors_runs() -> dataplane::Result<()> {
+    two_proactors::main()
 }

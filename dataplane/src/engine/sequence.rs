@@ -353,10 +353,13 @@ impl Engine {
                 Error::new(name, ErrorKind::DataLoss, message)
             }
             Payload::Refusal(error) => error.clone(),
-            _ => {
-                let outcome = super::Outcome::new(result, reason, Payload::None);
-                crate::op::settle(&outcome, name).err()?
-            }
+            _ => match body.op.as_ref().and_then(|op| op.error(result)) {
+                Some(error) => error,
+                None => {
+                    let outcome = super::Outcome::new(result, reason, Payload::None);
+                    crate::op::settle(&outcome, name).err()?
+                }
+            },
         };
         Some((reason, error))
     }

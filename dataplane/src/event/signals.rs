@@ -47,7 +47,7 @@ use nix::sys::signalfd::{SfdFlags, SignalFd};
 use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
 use std::fmt;
-use std::future::poll_fn;
+use std::future::{Future, poll_fn};
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::pin::Pin;
 use std::rc::{Rc, Weak};
@@ -520,8 +520,8 @@ pub struct SignalStream {
 
 impl SignalStream {
     /// The next one; None after the owner's end. Dropping the future loses nothing.
-    pub async fn next(&mut self) -> Option<ReceivedSignal> {
-        poll_fn(|cx| Pin::new(&mut *self).poll_next(cx)).await
+    pub fn next(&mut self) -> impl Future<Output = Option<ReceivedSignal>> + Unpin {
+        poll_fn(|cx| Pin::new(&mut *self).poll_next(cx))
     }
 }
 

@@ -8,7 +8,7 @@ use crate::engine::descriptors::{DescId, Descriptor};
 use crate::engine::groups::{Groups, PoolId};
 use crate::engine::registry::Registry;
 use crate::engine::scratch::Scratch;
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::remote::inbox::Shared;
 use io_uring::squeue::{self, Entry};
 use std::os::fd::RawFd;
@@ -279,6 +279,13 @@ pub trait Forms {
     fn falls_short(&self, result: i32) -> bool {
         let _ = result;
         false
+    }
+
+    /// The error of `result` where its errno does not say all: what a sequence that this step ended
+    /// fails with. The same that the operation's own future would give.
+    fn error(&self, result: i32) -> Option<Error> {
+        let _ = result;
+        None
     }
 
     /// Asks for the end of an attempt that was [`Attempt::Outside`] or [`Attempt::Waiting`]. None:

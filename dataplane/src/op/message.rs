@@ -58,6 +58,11 @@ impl Forms for Message {
         Attempt::Done(refused.and_then(of).map_or(0, |(_, errno)| -errno))
     }
 
+    fn error(&self, result: i32) -> Option<Error> {
+        let refused = REFUSALS.iter().find(|(_, errno)| -errno == result);
+        refused.map(|(refused, _)| Error::from(*refused))
+    }
+
     /// It has been sent, or refused.
     fn withdraw(&mut self) -> Option<bool> {
         Some(false)
@@ -68,9 +73,8 @@ impl Operation for Message {
     type Output<P: Port> = ();
 
     fn finish<P: Port>(self, outcome: Outcome, _: &P) -> Result<(), Failed<Self>> {
-        let refused = REFUSALS.iter().find(|(_, errno)| -errno == outcome.result);
-        let ended = match refused {
-            Some((refused, _)) => Err(Error::from(*refused)),
+        let ended = match self.error(outcome.result) {
+            Some(refused) => Err(refused),
             None => settle(&outcome, Self::NAME),
         };
         ended.map(drop).map_err(|error| Failed::new(error, self))

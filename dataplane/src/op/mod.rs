@@ -224,6 +224,10 @@ impl Forms for Op {
         each!(self, op => op.falls_short(result))
     }
 
+    fn error(&self, result: i32) -> Option<Error> {
+        each!(self, op => op.error(result))
+    }
+
     fn withdraw(&mut self) -> Option<bool> {
         each!(self, op => op.withdraw())
     }

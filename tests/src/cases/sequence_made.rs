@@ -39,6 +39,7 @@ pub const CASES: &[Case] = &[
     Case { name: "sequence_made/a_failed_gate_sends_nothing", needs: &[], run: failed_gate },
     Case { name: "sequence_made/a_message_is_a_step", needs: &[], run: message_step },
     Case { name: "sequence_made/an_event_is_a_step", needs: &[], run: event_step },
+    Case { name: "sequence_made/says_why_a_step_failed", needs: &[], run: says_why },
     Case { name: "sequence_made/in_a_batch", needs: &[], run: in_a_batch },
     Case { name: "sequence_made/one_step_after_a_ticket", needs: &[], run: one_after },
     Case { name: "sequence_made/taken_out_of_a_batch", needs: &[], run: taken_out },
@@ -314,6 +315,30 @@ fn event_step(cx: &Cx<'_>) -> Result<(), Skip> {
     cx.block_on(running).expect("the event was set");
     thread.join().expect("it only sets");
     assert_eq!(cx.block_on(read(&far, &cx.slab(1, 64), 3)), b"set");
+    Ok(())
+}
+
+/// What a failed sequence says of its step is what the step's own future would have said.
+fn says_why(cx: &Cx<'_>) -> Result<(), Skip> {
+    let lost = Semaphore::new(7);
+    let steps = cx.io.sequence().then(cx.io.nop()).signal(&lost, 7);
+    let back = failed(cx.block_on(steps));
+    assert_eq!((back.step, back.kind()), (Some(1), ErrorKind::InvalidArgument));
+    lost.fail(Failure::with_errno(libc::ENODEV, "the device is lost"));
+    for steps in [
+        cx.io.sequence().wait(&lost, 8),
+        cx.io.sequence().then(cx.io.wait_all_semaphores(&[(&lost, 8)])),
+        cx.io.sequence().then(cx.io.wait_any_semaphore(&[(&lost, 8)])),
+        cx.io.sequence().signal(&lost, 8),
+    ] {
+        let failed = failed(cx.block_on(steps.then(cx.io.nop())));
+        assert_eq!((failed.step, failed.kind()), (Some(0), ErrorKind::Io));
+        assert_eq!(failed.error.errno(), Some(libc::ENODEV));
+        assert!(failed.error.message().contains("the device is lost"), "{failed}");
+    }
+    let gone = Proactor::new().expect("another").handle();
+    let steps = cx.io.sequence().then(cx.io.send_message(&gone, 1)).then(cx.io.nop());
+    assert_eq!(failed(cx.block_on(steps)).kind(), ErrorKind::ShutDown);
     Ok(())
 }
 

@@ -6,15 +6,17 @@
 //! a reason, and fail when they are no longer needed.
 //!
 //! One noun per file: `tree` (what is looked at), `rust` (enough of the language to look),
-//! `shape` (sizes and heads), `unsafety`, `words`, `links`, `manifests`, `promises` (what the
-//! repository as a whole must hold: licences, the README's commands, the script of the automatic
-//! runs). Everything reads; nothing is built, written or fetched.
+//! `shape` (sizes and heads), `shown` (proofs that pages name), `unsafety`, `words`, `links`,
+//! `manifests`, `promises` (what the repository as a whole must hold: licences, the README's
+//! commands, the script of the automatic runs). Everything reads; nothing is built, written or
+//! fetched.
 
 mod links;
 mod manifests;
 mod promises;
 mod rust;
 mod shape;
+mod shown;
 mod tree;
 mod unsafety;
 mod words;

@@ -62,6 +62,17 @@ impl std::fmt::Debug for RefusedBatch {
     }
 }
 
+impl std::fmt::Display for RefusedBatch {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self.index {
+            Some(index) => write!(f, "operation {index} of the batch: {}", self.error),
+            None => write!(f, "the batch: {}", self.error),
+        }
+    }
+}
+
+impl std::error::Error for RefusedBatch {}
+
 impl From<RefusedBatch> for Error {
     fn from(refused: RefusedBatch) -> Error {
         refused.error

@@ -210,6 +210,23 @@ impl fmt::Debug for RefusedSequence {
     }
 }
 
+impl fmt::Display for RefusedSequence {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.step {
+            Some(step) => write!(f, "step {step} of the sequence: {}", self.error),
+            None => write!(f, "the sequence: {}", self.error),
+        }
+    }
+}
+
+impl std::error::Error for RefusedSequence {}
+
+impl From<Box<RefusedSequence>> for Error {
+    fn from(refused: Box<RefusedSequence>) -> Error {
+        refused.error
+    }
+}
+
 /// A sequence under way. Dropping it cancels it.
 #[must_use = "dropping a running sequence cancels it"]
 pub struct RunningSequence {

@@ -88,6 +88,16 @@ impl Told {
         waiting
     }
 
+    /// Which semaphore failed, and how.
+    fn failure(&self) -> Option<(usize, Failure)> {
+        match &*self.lock() {
+            Progress::Over(Some(Answer { index, outcome: Err(failure) })) => {
+                Some((*index, failure.clone()))
+            }
+            _ => None,
+        }
+    }
+
     fn take(&self) -> Option<Answer> {
         match &mut *self.lock() {
             Progress::Over(answer) => answer.take(),
@@ -140,6 +150,12 @@ impl Armed {
         for callback in self.callbacks.drain(..) {
             callback.cancel();
         }
+    }
+
+    /// As [`Forms::error`].
+    fn error(&self, name: &'static str, several: bool) -> Option<Error> {
+        let (index, failure) = self.told.as_ref()?.failure()?;
+        Some(failed(name, &failure, several.then_some(index)))
     }
 
     /// What ended it: the answer, or else the engine's reason.
@@ -247,6 +263,10 @@ impl Forms for SemaphoreWait {
         self.armed.start(std::iter::once((&self.semaphore, self.value)), 1, cx)
     }
 
+    fn error(&self, _: i32) -> Option<Error> {
+        self.armed.error(Self::NAME, false)
+    }
+
     fn withdraw(&mut self) -> Option<bool> {
         Some(self.armed.withdraw())
     }
@@ -265,6 +285,10 @@ impl Forms for SemaphoreWaitAll {
 
     fn attempt(&mut self, cx: &mut Context<'_>) -> Attempt {
         self.armed.start(borrowed(&self.list), self.list.len(), cx)
+    }
+
+    fn error(&self, _: i32) -> Option<Error> {
+        self.armed.error(Self::NAME, true)
     }
 
     fn withdraw(&mut self) -> Option<bool> {
@@ -293,6 +317,10 @@ impl Forms for SemaphoreWaitAny {
 
     fn attempt(&mut self, cx: &mut Context<'_>) -> Attempt {
         self.armed.start(borrowed(&self.list), 1, cx)
+    }
+
+    fn error(&self, _: i32) -> Option<Error> {
+        self.armed.error(Self::NAME, true)
     }
 
     fn withdraw(&mut self) -> Option<bool> {
@@ -358,6 +386,13 @@ impl SemaphoreSignal {
         let turn = Arc::new(Mutex::new(Turn::Waiting));
         SemaphoreSignal { semaphore: semaphore.clone(), value, turn }
     }
+
+    fn refusal(&self, refused: &SignalError) -> Error {
+        match refused {
+            SignalError::Failed { failure, .. } => failed(Self::NAME, failure, None),
+            refused => not_above(refused, self.value),
+        }
+    }
 }
 
 fn lock(turn: &Mutex<Turn>) -> MutexGuard<'_, Turn> {
@@ -400,6 +435,13 @@ impl Forms for SemaphoreSignal {
         Attempt::Here(Box::new(move || signal(&semaphore, value, &turn)))
     }
 
+    fn error(&self, _: i32) -> Option<Error> {
+        match &*lock(&self.turn) {
+            Turn::Refused(refused) => Some(self.refusal(refused)),
+            _ => None,
+        }
+    }
+
     /// Its result comes from its turn in any case.
     fn withdraw(&mut self) -> Option<bool> {
         let mut turn = lock(&self.turn);
@@ -418,10 +460,7 @@ impl Operation for SemaphoreSignal {
         let error = match turn {
             Turn::Happened => return Ok(()),
             Turn::Waiting | Turn::Withdrawn => return unit(self, &outcome),
-            Turn::Refused(SignalError::Failed { failure, .. }) => {
-                failed(Self::NAME, &failure, None)
-            }
-            Turn::Refused(refused) => not_above(&refused, self.value),
+            Turn::Refused(refused) => self.refusal(&refused),
         };
         Err(Failed::new(error, self))
     }
