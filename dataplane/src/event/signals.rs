@@ -520,6 +520,7 @@ pub struct SignalStream {
 
 impl SignalStream {
     /// The next one; None after the owner's end. Dropping the future loses nothing.
+    #[expect(clippy::should_implement_trait, reason = "the name streams give it")]
     pub fn next(&mut self) -> impl Future<Output = Option<ReceivedSignal>> + Unpin {
         poll_fn(|cx| Pin::new(&mut *self).poll_next(cx))
     }
