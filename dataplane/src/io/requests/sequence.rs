@@ -9,6 +9,11 @@
 //! What counts as a failure of a step, besides an error: a read or a send that moved less than was
 //! asked for. A receive that brought some bytes, or the end of the stream, is a success.
 //!
+//! Linked steps take their places in the queues of their streams together, when the first of them
+//! starts: what is submitted to such a stream afterwards goes out after the chain. A chain that
+//! waits for the answer to that (a receive, then a send on the socket on which the question is
+//! still to go out) waits for ever; give it a timeout, or submit the question before it.
+//!
 //! On a proactor with a deferring ring, which is the default, linked steps move while the owner
 //! polls, like everything else; with [`Options::sqpoll`](crate::Options::sqpoll) they move while
 //! it does something else (`IORING_SETUP_DEFER_TASKRUN`, `io_uring_setup(2)`).
