@@ -267,7 +267,7 @@ impl Engine {
     /// Attempts an operation no backend is asked for.
     fn attempt_own(&mut self, id: OpId) {
         let result = match self.table.resolve(id, |op, cx| op.attempt(cx)) {
-            Attempt::Done(result) | Attempt::Flagged(result, _) => result,
+            Attempt::Done(result) => result,
             Attempt::Outside => return,
             Attempt::Here(job) => {
                 let job = self.table.reported(id, job);

@@ -39,8 +39,6 @@ pub enum Lane {
 pub enum Attempt {
     /// The call ended: a result or a negative errno, as in a completion.
     Done(i32),
-    /// As `Done`, with completion flags (a selected buffer).
-    Flagged(i32, u32),
     /// The call would block; try again when the descriptor is ready.
     Blocked(Interest),
     /// Only a blocking call does this: run it on a helper thread, its value is the result.

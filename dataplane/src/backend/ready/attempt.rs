@@ -91,9 +91,8 @@ impl Ready {
                 Look::Watch(fd, interest) => return self.watch(id, fd, interest),
                 Look::Busy | Look::Close(_) => return self.heat(id),
             };
-            let (result, flags) = match tried.attempt {
-                Attempt::Done(result) => (result, 0),
-                Attempt::Flagged(result, flags) => (result, flags),
+            let result = match tried.attempt {
+                Attempt::Done(result) => result,
                 Attempt::Helper(job) => return self.help(id, job, table),
                 Attempt::Here(_) | Attempt::Outside | Attempt::Waiting(_) => {
                     unreachable!("the engine attempts it itself")
@@ -109,16 +108,16 @@ impl Ready {
             };
             match tried.shots {
                 Shots::Accepts if result >= 0 => {
-                    self.done.push_back(Event::of(id, result, flags | MORE));
+                    self.done.push_back(Event::of(id, result, MORE));
                     progress = true;
                 }
                 Shots::Receives if result > 0 => {
-                    self.done.push_back(Event::of(id, result, flags | MORE));
+                    self.done.push_back(Event::of(id, result, MORE));
                     return self.heat(id);
                 }
                 _ => {
                     let over = result < 0 || result == 0 && tried.reads;
-                    return self.end(id, Event::of(id, result, flags), tried.fd, over);
+                    return self.end(id, Event::of(id, result, 0), tried.fd, over);
                 }
             }
         }

@@ -111,16 +111,6 @@ fn remedy(kind: Kind, errno: i32) -> &'static str {
 
 impl std::error::Error for TableError {}
 
-impl From<TableError> for io::Error {
-    fn from(error: TableError) -> io::Error {
-        let kind = match error.errno() {
-            Some(errno) => io::Error::from_raw_os_error(errno).kind(),
-            None => io::ErrorKind::QuotaExceeded,
-        };
-        io::Error::new(kind, error)
-    }
-}
-
 /// Registers a sparse table of at most `wanted` entries, halving while the kernel says that this
 /// is too many; answers the size it got.
 fn register_sparse(
