@@ -106,7 +106,7 @@ pub(crate) struct Shared {
     closed: AtomicBool,
     /// A task of the owner's was woken on its own thread, by whatever.
     woken_here: AtomicBool,
-    /// The loop's thread sleeps in a host runtime, until the bell rings or the kernel has something.
+    /// The loop's thread sleeps in a host runtime, until the bell rings or the kernel has news.
     resting: AtomicBool,
     /// The backend works by readiness: sockets are made non-blocking.
     readiness: AtomicBool,
