@@ -2,7 +2,8 @@
 //!
 //! A multishot operation is a stream. It is submitted once and brings results until it ends, which
 //! saves the submission of every further accept and receive; no buffer is handed out before there
-//! is something to put in it. Where the kernel cannot do it the same streams come from an emulation.
+//! is something to put in it. Where the kernel cannot do it the same streams come from an
+//! emulation.
 //! This program counts what arrived and how often a stream had to be armed again. Run it with
 //! `cargo run -p dataplane --example multishot_server`.
 

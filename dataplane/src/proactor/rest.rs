@@ -61,7 +61,8 @@ impl Proactor {
         Ok(rested)
     }
 
-    /// The host (not merely somebody who polls while it sleeps) is back and will [`rest`](Self::rest) before it sleeps again: no need to ring.
+    /// The host (not merely somebody who polls while it sleeps) is back and will
+    /// [`rest`](Self::rest) before it sleeps again: no need to ring.
     pub(crate) fn stir(&self) -> Result<()> {
         self.inner.enter("drive")?.resting = false;
         self.inner.shared.set_resting(false);

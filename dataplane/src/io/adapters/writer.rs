@@ -23,7 +23,8 @@ const SENDS: usize = 8;
 ///
 /// A write is done when its bytes are copied and their send is submitted; flushing waits until the
 /// kernel has taken all of them, and closing flushes and then ends the sending direction. Writing
-/// is cancel safe. What a send failed with is reported by the next call and every later one; a write
+/// is cancel safe. What a send failed with is reported by the next call and every later one; a
+/// write
 /// that is refused because the loop has no room (Exhausted) took nothing and may be tried again.
 /// Dropping the writer cancels sends that were not flushed: their bytes may be lost.
 pub struct Writer<P: Port = Local> {
