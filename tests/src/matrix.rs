@@ -1,10 +1,11 @@
 //! The configurations the suite runs in.
 //!
 //! Made from [`Backend::ALL`] and [`Capability::ALL`]: io_uring with everything (`full`), with each
-//! capability of this machine masked alone (`without-NAME`) and with none (`minimal`), and with a
-//! kernel thread that submits (`sqpoll`); `epoll`; `poll`; and `full`, `minimal`, `epoll` and `poll` again over a backend that misbehaves within
-//! the contract, by a seed (`NAME-faults`). Where io_uring is not to be had its configurations are
-//! there all the same, each with the reason for which it is skipped.
+//! capability of this machine masked alone (`without-NAME`), with none (`minimal`), and with a
+//! kernel thread that submits (`sqpoll`); `epoll`; `poll`; and `full`, `minimal`, `epoll` and
+//! `poll` again over a backend that misbehaves within the contract, by a seed (`NAME-faults`).
+//! Where io_uring is not to be had its configurations are there all the same, each with the reason
+//! for which it is skipped.
 
 use crate::OPERATIONS;
 use dataplane::{Backend, Capabilities, Capability, Options, Proactor, SqPoll};
