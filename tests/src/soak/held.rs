@@ -5,8 +5,8 @@
 
 use super::books::{Books, Entry};
 use dataplane::{
-    LocalStream, Multishot, Operation, Port, RemoteStream, RemoteSubmission, Request, RunningSequence,
-    Submission, Task,
+    LocalStream, Multishot, Operation, Port, RemoteStream, RemoteSubmission, Request,
+    RunningSequence, Submission, Task,
 };
 use futures_util::Stream;
 use std::future::Future;
