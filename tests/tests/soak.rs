@@ -1,6 +1,7 @@
 //! A short soak of every backend, plain and with faults injected, in ordinary test runs.
 //!
-//! For a long one: `cargo run -p conformance -- --soak 10000000 --seed 7 --configuration full-faults`.
+//! For a long one: `cargo run --release -p conformance -- --soak 10000000 --seed 7`, with
+//! `--configuration full-faults`, `epoll-faults` or `poll-faults`.
 
 use conformance::{matrix, soak};
 use std::io::Write;
