@@ -1,33 +1,75 @@
 //! A short soak of every backend, plain and with faults injected, in ordinary test runs.
 //!
-//! For a long one: `cargo run -p conformance -- --soak 10000000 --seed 7 --configuration full`.
+//! For a long one: `cargo run --release -p conformance -- --soak 10000000 --seed 7`, with
+//! `--configuration full-faults`, `epoll-faults` or `poll-faults`.
 
 use conformance::{matrix, soak};
 use std::io::Write;
 
-/// Steps for each seed and configuration: a second or two altogether.
-const OPERATIONS: u64 = 2000;
+/// Operations for each seed and configuration: a few seconds altogether.
+const OPERATIONS: u64 = 20_000;
 const SEEDS: [u64; 2] = [1, 2];
 
+/// Every operation there is, but connects: those are begun and awaited by one function.
+const KINDS: [&str; 28] = [
+    "Accept",
+    "AcceptMany",
+    "Close",
+    "EventWait",
+    "Message",
+    "Nop",
+    "Open",
+    "Poll",
+    "PollMany",
+    "Read",
+    "Recv",
+    "RecvFrom",
+    "RecvMany",
+    "RecvPool",
+    "RecvVectored",
+    "Resolve",
+    "SemaphoreSignal",
+    "SemaphoreWait",
+    "SemaphoreWaitAll",
+    "SemaphoreWaitAny",
+    "Send",
+    "SendTo",
+    "SendVectored",
+    "Shutdown",
+    "Sync",
+    "Timer",
+    "Transfer",
+    "Write",
+];
+
+/// A closed standard error is no reason to fail.
+fn say(line: &str) {
+    let _ = std::io::stderr().write_all(format!("\n{line}\n").as_bytes());
+}
+
 fn soak(name: &str) {
+    let mut all = soak::Tally::default();
     for seed in SEEDS {
         let configurations = matrix::named(&[name.to_owned()], seed);
         for configuration in configurations.expect("a name of the matrix") {
-            let said = match &configuration.capabilities {
-                Err(reason) => format!("skipped: {reason}"),
-                Ok(_) => match soak::run(&configuration, OPERATIONS, seed, |_| {}) {
-                    Ok(tally) => {
-                        assert!(tally.succeeded() > OPERATIONS / 20, "idle: {tally}");
-                        tally.to_string()
-                    }
-                    Err(problem) => panic!("{name}: {problem}"),
-                },
-            };
-            // A closed standard error is no reason to fail.
-            let line = format!("\nsoak {name}, seed {seed}: {said}\n");
-            let _ = std::io::stderr().write_all(line.as_bytes());
+            if let Err(reason) = &configuration.capabilities {
+                return say(&format!("soak {name}: skipped: {reason}"));
+            }
+            match soak::run(&configuration, OPERATIONS, seed, |_| {}) {
+                Ok(tally) => {
+                    say(&format!("soak {name}, seed {seed}: {tally}"));
+                    all.add(&tally);
+                }
+                Err(problem) => panic!("{name}, seed {seed}: {problem}"),
+            }
         }
     }
+    assert!(all.succeeded() > OPERATIONS / 2, "idle: {all}");
+    for kind in KINDS {
+        let accepted = all.kinds.get(kind).map_or(0, |count| count.accepted);
+        assert!(accepted > 0, "no {kind} in it: {}", all.table());
+    }
+    assert!(all.others.get("connects").is_some_and(|count| *count > 0), "{}", all.table());
 }
 
 macro_rules! soaks {

@@ -41,6 +41,7 @@ pub const CASES: &[Case] = &[
     Case { name: "sequence/cancelled_before_a_poll", needs: &[], run: cancelled_early },
     Case { name: "sequence/cancelled_when_over", needs: &[], run: cancelled_late },
     Case { name: "sequence/cancelled_at_any_moment", needs: &[], run: cancelled_any },
+    Case { name: "sequence/cancelled_after_a_failure", needs: &[], run: cancelled_failed },
     Case { name: "sequence/dropped_while_it_runs", needs: &[], run: dropped },
     Case { name: "sequence/times_out_at_its_first_step", needs: &[], run: times_out },
     Case { name: "sequence/times_out_at_a_later_step", needs: &[], run: times_out_later },
@@ -518,6 +519,23 @@ fn cancelled_any(cx: &Cx<'_>) -> Result<(), Skip> {
         assert_eq!(got.len() % 10, 0, "{got:?}");
         assert!(got.len() / 10 >= went.div_ceil(2).saturating_sub(1), "{went} {got:?}");
         assert!(got.chunks(10).enumerate().all(|(i, part)| part.iter().all(|b| *b == i as u8)));
+    }
+    Ok(())
+}
+
+/// The steps after a failed one end by themselves; whatever asks for their end meanwhile.
+fn cancelled_failed(cx: &Cx<'_>) -> Result<(), Skip> {
+    let (near, far) = cx.unix_pair();
+    drop(far);
+    for turns in (0..4).flat_map(|turns| [turns; 4]) {
+        let steps = cx.io.sequence().send_all(&near, span(b"to nobody")).then(cx.io.nop());
+        let running = steps.then(cx.io.nop()).submit().expect("room");
+        for _ in 0..turns {
+            cx.io.poll(Wait::Now).expect("a turn");
+        }
+        cx.io.cancel_all().expect("here");
+        drop(running);
+        settled(cx, 1);
     }
     Ok(())
 }

@@ -38,7 +38,7 @@ pub(super) fn open(world: &mut World<'_>) -> Result<(), String> {
     let request = request.map_err(|error| error.to_string())?;
     match world.dice.one_in(4) {
         true => world.submit(request),
-        // Its file takes the place of the one before, which closes when nothing uses it.
+        // Closed with the last handle, which is this.
         false => {
             let (books, live) = (world.books.clone(), world.live.clone());
             world.tell_with(request, move |file| {
@@ -70,7 +70,7 @@ pub(super) fn chunks(world: &mut World<'_>) -> Result<(), String> {
 }
 
 pub(super) fn sync_or_resolve(world: &mut World<'_>) -> Result<(), String> {
-    match world.dice.below(8) {
+    match world.dice.below(3) {
         0 => world.submit(world.file.sync_data()),
         _ => world.submit(world.io.resolve("127.0.0.1:80")),
     }

@@ -86,12 +86,13 @@ pub(super) fn wake(world: &mut World<'_>) -> Result<(), String> {
         return Ok(());
     }
     let at = world.dice.below(world.gates.len());
-    let Gate { waker, open } = world.gates.swap_remove(at);
-    open.set(true);
-    let Some(waker) = waker.take() else { return Ok(()) };
+    let gate = world.gates.swap_remove(at);
     match world.dice.one_in(2) {
-        true => waker.wake(),
-        false => world.shared.wake_there(waker),
+        true => gate.open(),
+        false => {
+            gate.open.set(true);
+            gate.waker.take().into_iter().for_each(|waker| world.shared.wake_there(waker));
+        }
     }
     world.books.did("tasks woken");
     Ok(())

@@ -2,12 +2,12 @@
 //!
 //! Everything a program may do to a proactor is done in an order nobody would choose: every kind of
 //! operation, with callbacks, with handles that are looked at, cancelled and dropped, and in tasks;
-//! sequences and batches; sockets closed under what is in flight; memory registered and not; events,
-//! semaphores, messages, watches and readiness; a second proactor that is shut down in the middle;
-//! and a second thread that submits and registers all the while. What came of each operation is
-//! the cases' to look at; here the books must balance: every accepted operation is told of exactly
-//! once or was dropped, every buffer comes back, every descriptor is released, every callback and
-//! task is gone, no message is lost, and shutting down leaks nothing.
+//! sequences and batches; sockets closed under what is in flight; memory registered and not;
+//! events, semaphores, messages, watches and readiness; a second proactor that is shut down in the
+//! middle; and a second thread that submits and registers all the while. What came of each
+//! operation is the cases' to look at; here the books must balance: every accepted operation is
+//! told of exactly once or was dropped, every buffer comes back, every descriptor is released,
+//! every callback and task is gone, no message is lost, and shutting down leaks nothing.
 //!
 //! One proactor lives through all of it, in ten tenths. After each the hands are emptied, the books
 //! balanced, and the process is measured: its descriptors and its resident memory. What is held is

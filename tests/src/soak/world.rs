@@ -312,13 +312,7 @@ impl<'a> World<'a> {
         let placed = request.on_complete(move |ended| {
             let succeeded = ended.is_ok();
             // What it brought goes first: it may be the last of something.
-            if !ended.map_or_else(
-                |failed| {
-                    drop(failed);
-                    true
-                },
-                look,
-            ) {
+            if !ended.map_or(true, look) {
                 books.wrong(format!("a {} gave something wrong", super::books::name_of::<O>()));
             }
             entry.told(succeeded);
@@ -356,9 +350,7 @@ impl<'a> World<'a> {
         &mut self,
         multi: Multi<Local, O>,
         take: impl Fn(O::Output<Local>) + 'static,
-    ) where
-        dataplane::LocalStream<O>: Unpin,
-    {
+    ) {
         let multi = multi.timeout(self.dice.micros(10_000));
         let entry = self.books.enter::<O>();
         if self.dice.one_in(2) {
