@@ -111,6 +111,20 @@ fn bound(
     Ok(fd)
 }
 
+fn listening(
+    name: &'static str,
+    at: Endpoint,
+    kind: Kind,
+    options: &SocketOptions,
+    nonblocking: bool,
+) -> Result<OwnedFd> {
+    let at = here(name, at)?;
+    let fd = bound(name, &at, kind, options, nonblocking)?;
+    sockets::listen(fd.as_raw_fd(), BACKLOG)
+        .map_err(|error| Error::from_io(name, &error).with_message(at.to_string()))?;
+    Ok(fd)
+}
+
 /// Reads `text` as an address to bind to: no name is resolved for that.
 fn here(name: &'static str, at: Endpoint) -> Result<Address> {
     match at {
@@ -169,11 +183,8 @@ impl Proactor {
         options: &SocketOptions,
     ) -> Result<Socket> {
         const NAME: &str = "listen";
-        let at = here(NAME, at.into())?;
         let local = self.local();
-        let fd = bound(NAME, &at, kind, options, local.wants_nonblocking())?;
-        sockets::listen(fd.as_raw_fd(), BACKLOG)
-            .map_err(|error| Error::from_io(NAME, &error).with_message(at.to_string()))?;
+        let fd = listening(NAME, at.into(), kind, options, local.wants_nonblocking())?;
         let descriptor = local.own(NAME, fd, Class::Listener)?;
         Ok(Socket::new(local, descriptor))
     }
@@ -221,7 +232,21 @@ impl Handle {
     ///
     /// As [`Proactor::connect`]; ShutDown when the proactor is gone.
     pub async fn connect(&self, to: impl Into<Endpoint>) -> Result<Socket<Handle>> {
-        connect(self.clone(), to.into(), Kind::Stream, SocketOptions::default()).await
+        self.connect_with(to, Kind::Stream, SocketOptions::default()).await
+    }
+
+    /// As [`connect`](Self::connect), with the kind and options of the socket.
+    ///
+    /// # Errors
+    ///
+    /// As `connect`, or of an option the system refuses.
+    pub async fn connect_with(
+        &self,
+        to: impl Into<Endpoint>,
+        kind: Kind,
+        options: SocketOptions,
+    ) -> Result<Socket<Handle>> {
+        connect(self.clone(), to.into(), kind, options).await
     }
 
     /// Listens on an address; see [`Proactor::listen`].
@@ -230,14 +255,47 @@ impl Handle {
     ///
     /// As [`Proactor::listen`]; ShutDown when the proactor is gone.
     pub async fn listen(&self, at: impl Into<Endpoint>) -> Result<Socket<Handle>> {
-        const NAME: &str = "listen";
-        let at = here(NAME, at.into())?;
         let options = SocketOptions::default().reuse_address(true);
-        let fd = bound(NAME, &at, Kind::Stream, &options, self.wants_nonblocking())?;
-        sockets::listen(fd.as_raw_fd(), BACKLOG)
-            .map_err(|error| Error::from_io(NAME, &error).with_message(at.to_string()))?;
+        self.listen_with(at, Kind::Stream, &options).await
+    }
+
+    /// As [`listen`](Self::listen), with the kind and options of the socket.
+    ///
+    /// # Errors
+    ///
+    /// As `listen`.
+    pub async fn listen_with(
+        &self,
+        at: impl Into<Endpoint>,
+        kind: Kind,
+        options: &SocketOptions,
+    ) -> Result<Socket<Handle>> {
+        const NAME: &str = "listen";
+        let fd = listening(NAME, at.into(), kind, options, self.wants_nonblocking())?;
         let descriptor = self.place(NAME, fd, Class::Listener).await?;
         Ok(Socket::new(self.clone(), descriptor))
+    }
+
+    /// Binds a datagram socket; see [`Proactor::bind_datagram`].
+    ///
+    /// # Errors
+    ///
+    /// As [`listen`](Self::listen).
+    pub async fn bind_datagram(
+        &self,
+        at: impl Into<Endpoint>,
+        options: &SocketOptions,
+    ) -> Result<Socket<Handle>> {
+        const NAME: &str = "bind";
+        let at = here(NAME, at.into())?;
+        let fd = bound(NAME, &at, Kind::Datagram, options, self.wants_nonblocking())?;
+        let descriptor = self.place(NAME, fd, Class::Datagram).await?;
+        Ok(Socket::new(self.clone(), descriptor))
+    }
+
+    /// Resolves `host:port` on a helper thread.
+    pub fn resolve(&self, name: &str) -> super::request::Request<Handle, Resolve> {
+        super::request::Request::new(self, Resolve::new(name))
     }
 
     /// Takes over an existing socket; see [`Proactor::adopt_socket`].

@@ -2,7 +2,7 @@
 //! the proactor goes away. Results are awaited with an executor that only parks its thread.
 
 use crate::{Case, Cx, OPERATIONS, Skip};
-use dataplane::{ErrorKind, Handle, OpenOptions, Proactor, Wait};
+use dataplane::{ErrorKind, Handle, OpenOptions, Proactor, SocketKind, SocketOptions, Wait};
 use futures_util::future::{FutureExt, join_all};
 use futures_util::{Stream, StreamExt};
 use regions::Span;
@@ -20,6 +20,8 @@ pub const CASES: &[Case] = &[
     Case { name: "remote/at_the_bound_a_deadline_makes_room", needs: &[], run: at_the_bound },
     Case { name: "remote/many_threads", needs: &[], run: many_threads },
     Case { name: "remote/sockets_echo", needs: &[], run: sockets_echo },
+    Case { name: "remote/sockets_of_every_kind", needs: &[], run: sockets_of_every_kind },
+    Case { name: "remote/names_resolve", needs: &[], run: names_resolve },
     Case { name: "remote/files_too", needs: &[], run: files_too },
     Case { name: "remote/refused_at_the_other_end", needs: &[], run: refused_at_the_end },
     Case { name: "remote/a_timeout_gives_the_buffer_back", needs: &[], run: a_timeout },
@@ -163,6 +165,51 @@ fn sockets_echo(cx: &Cx<'_>) -> Result<(), Skip> {
     cx.poll_until("the client", || thread.is_finished());
     assert!(thread.join().expect("the client's assertions hold") == bytes);
     assert_eq!(slab.available(), 2);
+    Ok(())
+}
+
+/// What a handle makes is what the proactor would: packets with a kind, datagrams, options set.
+fn sockets_of_every_kind(cx: &Cx<'_>) -> Result<(), Skip> {
+    let slab = cx.slab(1, 64);
+    let at = super::unix::fresh_name();
+    beside(cx, move |handle| {
+        parked(async {
+            let options = SocketOptions::default();
+            let listener = handle.listen_with(&at, SocketKind::SeqPacket, &options).await;
+            let listener = listener.expect("listening");
+            let connecting = handle.connect_with(&at, SocketKind::SeqPacket, options.clone());
+            let (near, far) = futures_util::join!(connecting, listener.accept().into_future());
+            let (near, far) = (near.expect("connects"), far.expect("accepts"));
+            for packet in [&b"one"[..], b"three"] {
+                near.send_all(packet).await.expect("sent");
+            }
+            for packet in [&b"one"[..], b"three"] {
+                let filled = far.recv(slab.lease().expect("a slot")).await.expect("received");
+                assert_eq!(&filled[..], packet, "packets keep their boundaries");
+            }
+            let here = "127.0.0.1:0";
+            let bound =
+                [handle.bind_datagram(here, &options), handle.bind_datagram(here, &options)];
+            let [one, two] = bound.map(|bound| async { bound.await.expect("bound") });
+            let (one, two) = futures_util::join!(one, two);
+            let (from, to) = (one.local_addr().await, two.local_addr().await);
+            one.send_to(&b"hello"[..], to.expect("bound")).await.expect("sent");
+            let got = two.recv_from(slab.lease().expect("a slot")).await.expect("received");
+            assert_eq!((&got.0[..], got.1), (&b"hello"[..], from.expect("bound")));
+            let mine = handle.listen(here).await.expect("listening");
+            let mine = mine.local_addr().await.expect("an address");
+            let taken = handle.listen_with(mine, SocketKind::Stream, &options).await;
+            assert_eq!(taken.expect_err("in use").errno(), Some(libc::EADDRINUSE));
+        });
+    });
+    Ok(())
+}
+
+fn names_resolve(cx: &Cx<'_>) -> Result<(), Skip> {
+    beside(cx, |handle| {
+        let found = parked(handle.resolve("localhost:80").into_future()).expect("a known name");
+        assert!(found.iter().any(|address| address.ip().is_loopback() && address.port() == 80));
+    });
     Ok(())
 }
 
