@@ -1,7 +1,7 @@
 //! Other threads: what a [`Handle`] submits, who is told, and what becomes of it when a thread or
 //! the proactor goes away. Results are awaited with an executor that only parks its thread.
 
-use crate::{Case, Cx, OPERATIONS, Skip};
+use crate::{Case, Cx, Skip};
 use dataplane::{ErrorKind, Handle, OpenOptions, Proactor, SocketKind, SocketOptions, Wait};
 use futures_util::future::{FutureExt, join_all};
 use futures_util::{Stream, StreamExt};
@@ -17,7 +17,6 @@ use std::time::{Duration, Instant};
 /// The cases of this file.
 pub const CASES: &[Case] = &[
     Case { name: "remote/nop_and_timer", needs: &[], run: nop_and_timer },
-    Case { name: "remote/at_the_bound_a_deadline_makes_room", needs: &[], run: at_the_bound },
     Case { name: "remote/many_threads", needs: &[], run: many_threads },
     Case { name: "remote/sockets_echo", needs: &[], run: sockets_echo },
     Case { name: "remote/sockets_of_every_kind", needs: &[], run: sockets_of_every_kind },
@@ -89,32 +88,6 @@ fn nop_and_timer(cx: &Cx<'_>) -> Result<(), Skip> {
         assert!(Instant::now() >= at, "not before its time");
     });
     assert_eq!(cx.io.stats().foreign_submissions - before, 2);
-    Ok(())
-}
-
-/// The bound is reached by operations that wait for something behind them: what stands in the
-/// inbox waits there, and the deadline of those in flight makes room.
-fn at_the_bound(cx: &Cx<'_>) -> Result<(), Skip> {
-    let (near, far) = cx.unix_pair();
-    let far = far.into_remote(&cx.io.handle()).map_err(|(error, _)| error).expect("nothing runs");
-    let slab = cx.slab(OPERATIONS as usize, 16);
-    let lease = || slab.lease().expect("a slot");
-    let receiving: Vec<_> = (1..OPERATIONS)
-        .map(|_| near.recv(lease()).timeout(Duration::from_secs(60)).submit().expect("room"))
-        .collect();
-    let first = near.recv(lease()).timeout(Duration::from_millis(8));
-    let first = first.submit().expect("the last room there is");
-    let refused = cx.io.nop().submit().map(drop).expect_err("the bound");
-    assert_eq!(refused.kind(), ErrorKind::Exhausted);
-    // It would end all of them, and finds no room.
-    let bytes = vec![7; OPERATIONS as usize * 16];
-    let sending = std::thread::spawn(move || parked(far.send_all(bytes).into_future()));
-    let timed_out = cx.block_on(first).map(drop).expect_err("nothing can come to it");
-    assert_eq!(timed_out.kind(), ErrorKind::TimedOut);
-    for receiving in receiving {
-        assert_eq!(cx.block_on(receiving).expect("the send had room at last").len(), 16);
-    }
-    sending.join().expect("no panic").expect("sent");
     Ok(())
 }
 

@@ -275,7 +275,7 @@ pub(super) fn words(panic: Box<dyn std::any::Any + Send>) -> String {
 fn a_panic_is_joined(cx: &Cx<'_>) -> Result<(), Skip> {
     let task = cx.io.spawn(async { panic!("of a task") });
     cx.poll_until("its end", || task.is_finished());
-    let joined = catch_unwind(AssertUnwindSafe(|| cx.block_on(task).map(|()| ())));
+    let joined = catch_unwind(AssertUnwindSafe(|| cx.block_on(task)));
     assert_eq!(joined.map_err(words).expect_err("a panic"), "of a task");
     cx.block_on(cx.io.nop()).expect("the loop goes on");
     Ok(())

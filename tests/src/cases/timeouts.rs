@@ -2,7 +2,8 @@
 
 use super::cancel::crowded;
 use super::cancel_race::{drain, fill};
-use crate::{Case, Cx, Skip};
+use super::remote::parked;
+use crate::{Case, Cx, OPERATIONS, Skip};
 use dataplane::{ErrorKind, Failed, Interest, Operation, Proactor, Wait};
 use futures_util::StreamExt;
 use regions::Span;
@@ -24,6 +25,7 @@ pub const CASES: &[Case] = &[
     Case { name: "timeouts/default_of_the_options", needs: &[], run: default_of_the_options },
     Case { name: "timeouts/connect", needs: &[], run: connect },
     Case { name: "timeouts/longest", needs: &[], run: longest },
+    Case { name: "timeouts/make_room_at_the_bound", needs: &[], run: at_the_bound },
 ];
 
 const SHORT: Duration = Duration::from_millis(2);
@@ -244,5 +246,31 @@ fn longest(cx: &Cx<'_>) -> Result<(), Skip> {
     assert!(receiving.try_take().is_none(), "it has all the time there is");
     cx.block_on(far.send_all(Span::from(vec![1u8]))).expect("sent");
     assert_eq!(cx.block_on(receiving).expect("received").len(), 1);
+    Ok(())
+}
+
+/// The bound is reached by operations that wait for something behind them: what stands in the
+/// inbox waits there, and the deadline of those in flight makes room.
+fn at_the_bound(cx: &Cx<'_>) -> Result<(), Skip> {
+    let (near, far) = cx.unix_pair();
+    let far = far.into_remote(&cx.io.handle()).map_err(|(error, _)| error).expect("nothing runs");
+    let slab = cx.slab(OPERATIONS as usize, 16);
+    let lease = || slab.lease().expect("a slot");
+    let receiving: Vec<_> = (1..OPERATIONS)
+        .map(|_| near.recv(lease()).timeout(Duration::from_secs(60)).submit().expect("room"))
+        .collect();
+    let first = near.recv(lease()).timeout(Duration::from_millis(8));
+    let first = first.submit().expect("the last room there is");
+    let refused = cx.io.nop().submit().map(drop).expect_err("the bound");
+    assert_eq!(refused.kind(), ErrorKind::Exhausted);
+    // It would end all of them, and finds no room.
+    let bytes = vec![7; OPERATIONS as usize * 16];
+    let sending = std::thread::spawn(move || parked(far.send_all(bytes).into_future()));
+    let timed_out = cx.block_on(first).map(drop).expect_err("nothing can come to it");
+    assert_eq!(timed_out.kind(), ErrorKind::TimedOut);
+    for receiving in receiving {
+        assert_eq!(cx.block_on(receiving).expect("the send had room at last").len(), 16);
+    }
+    sending.join().expect("no panic").expect("sent");
     Ok(())
 }
