@@ -16,7 +16,7 @@ fn what_pages_name_is_there() {
     let tree = Tree::repository();
     assert_tidy(&missing(&tree));
     let page = tree.get("README.md").expect("there is a front page");
-    let named = page.text.lines().flat_map(links).filter(|link| is_named(link));
+    let named = page.text.lines().flat_map(links).filter(is_named);
     assert!(named.count() > 0, "the front page names nothing: has its form changed?");
 }
 
