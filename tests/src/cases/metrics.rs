@@ -295,10 +295,10 @@ fn timeouts(cx: &Cx<'_>) -> Result<(), Skip> {
 fn cancelled(cx: &Cx<'_>) -> Result<(), Skip> {
     let (near, _far) = cx.unix_pair();
     let slab = cx.slab(1, 8);
-    let before = cx.io.stats();
     let receiving = near.recv(slab.lease().expect("free")).timeout(Duration::from_secs(5));
     let receiving = receiving.submit().expect("room");
     idle_turns(cx);
+    let before = cx.io.stats();
     receiving.cancel().expect("it waits");
     assert!(cx.block_on(receiving).is_err());
     let after = cx.io.stats();

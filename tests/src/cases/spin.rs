@@ -133,7 +133,7 @@ fn other_threads(cx: &Cx<'_>) -> Result<(), Skip> {
         answer
     });
     while !thread.is_finished() {
-        io.poll(Duration::from_secs(10)).expect("it polls");
+        io.poll(Duration::from_millis(20)).expect("it polls");
     }
     assert_eq!(thread.join().expect("it was answered"), Ok(7));
     assert!(io.stats().spin_hits >= 1);
