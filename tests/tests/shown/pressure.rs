@@ -226,6 +226,7 @@ pub(super) const BRANCHES: &[Rule] = &[
         rule: "The deadline of a shutdown passes: the rest is leaked, told and counted.",
         shown_by: &[
             "shutdown/a_deadline_that_passes_cancels",
+            "tests: what_cannot_end_is_leaked_and_said",
             "thread/shutdown_waits_only_so_long",
             "dataplane: a_panic_while_shutting_down_frees_no_memory_in_use",
         ],

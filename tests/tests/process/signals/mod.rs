@@ -3,6 +3,8 @@
 //! do raise it there, having no flag against it; where it is ignored they are plain errors.
 #![allow(clippy::unwrap_used)]
 
+mod owned;
+
 use crate::child;
 
 use crate::child::{Ended, forked};

@@ -6,6 +6,8 @@
 //! where there is something, and everything else works as before.
 #![allow(clippy::unwrap_used)]
 
+mod leaking;
+
 use crate::child::{self, If};
 
 use dataplane::regions::Slab;

@@ -1,5 +1,5 @@
-//! The last step of the end: what cannot be drained by the deadline is leaked, said, and its waiters
-//! are told at once. In a process of its own, because what is leaked stays.
+//! The last step of the end: what cannot be drained by the deadline is leaked, said, and its
+//! waiters are told at once. In a process of its own, because what is leaked stays.
 #![allow(clippy::unwrap_used)]
 
 use crate::child;
