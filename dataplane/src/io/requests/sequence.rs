@@ -107,8 +107,9 @@ impl Sequence {
     /// Adds a step that is made from the outcome of the one before it: `make` is given what that
     /// brought, buffers and all, and says what comes next. It runs inside `poll`, with nothing
     /// borrowed, when the step before is over with everything (of a zero-copy send: with its
-    /// notification). It is called once, and what it owns is dropped when the step has begun, so
-    /// a socket may be moved in. An error it gives, or a panic, is the failure of this step; the
+    /// notification). It is called once, and what it owns is dropped when the step has
+    /// begun: a socket it uses needs another handle elsewhere, or the drop closes it and ends the
+    /// step as Closed. An error it gives, or a panic, is the failure of this step; the
     /// panic then leaves `poll`.
     ///
     /// `before` is the ticket of the last step added; any other makes the sequence malformed.
