@@ -1,6 +1,8 @@
 //! What does an operation cost that another thread submits and awaits, with 64 outstanding?
 //!
-//! Beside a pair of channels, [`dataplane_benches::limit::handoff`], with the ratio of the two.
+//! By a loop that looks for more before it sleeps and by one that does not; beside a pair of
+//! channels, [`dataplane_benches::limit::handoff`], that carries one request at a time to and fro,
+//! and one that carries as many at once.
 
 mod support;
 

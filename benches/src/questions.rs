@@ -17,7 +17,10 @@ const NOOP: f64 = 0.9;
 /// Ratio demanded of what moves files.
 const FILES: f64 = 0.95;
 
-/// Ratio demanded of handing no-ops to another thread, beside channels that do nothing between.
+/// No-ops outstanding that are handed to another thread.
+const HANDED: usize = 64;
+/// Ratio demanded of them beside a ping-pong over channels, with nothing done between. Shown is
+/// also the ratio to channels that carry as many at once.
 const HANDOFF: f64 = 0.3;
 
 /// Buffers a receive may fill: count, and bytes of each.
@@ -112,7 +115,9 @@ pub fn all() -> Vec<Question> {
     for depth in [1, 32, 256] {
         questions.extend(Told::ALL.map(|told| noop(depth, told)));
     }
-    questions.push(handoff(64));
+    for looks in [true, false] {
+        questions.extend([1, HANDED as u64].map(|outstanding| handoff(looks, outstanding)));
+    }
     questions.extend([("64B", 64), ("4KiB", 4 << 10)].map(|(size, bytes)| echo(size, bytes)));
     questions.push(receive());
     questions
@@ -138,12 +143,18 @@ fn noop(depth: u32, told: Told) -> Question {
     }
 }
 
-fn handoff(depth: u64) -> Question {
-    Question::new(format!("handoff/depth-{depth}"), Unit::Operation, 5, move |_| {
-        let ours = ours::handoff::Handoff::new(depth as usize)?;
-        pair(ours, limit::handoff::Handoff::new(depth)?, vec![])
-    })
-    .demand(HANDOFF)
+fn handoff(looks: bool, outstanding: u64) -> Question {
+    let loop_name = if looks { "spinning" } else { "sleeping" };
+    let limit_name = if outstanding == 1 { "ping-pong" } else { "pipelined" };
+    let name = format!("handoff/{loop_name}/{limit_name}");
+    let question = Question::new(name, Unit::Operation, 5, move |_| {
+        let ours = ours::handoff::Handoff::new(HANDED, looks)?;
+        pair(ours, limit::handoff::Handoff::new(outstanding)?, vec![])
+    });
+    match (looks, outstanding) {
+        (true, 1) => question.demand(HANDOFF),
+        _ => question,
+    }
 }
 
 fn echo(size: &str, bytes: usize) -> Question {

@@ -1,13 +1,17 @@
 //! No-ops handed to a proactor's thread by another, and their results handed back.
 
 use crate::{Contender, Error, Result};
-use dataplane::{Handle, Nop, RemoteSubmission, Wait};
+use dataplane::{Backend, Handle, Nop, Options, Proactor, RemoteSubmission, Wait};
 use std::future::Future;
 use std::pin::pin;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, mpsc};
 use std::task::{Context, Poll, Wake, Waker};
 use std::thread::{JoinHandle, Thread};
+use std::time::Duration;
+
+/// About as long as a sleep and a wake take; channels look as long before they sleep.
+const LOOK: Duration = Duration::from_micros(20);
 
 /// `depth` no-ops outstanding. A step is one no-op: submitted here, run there, awaited here.
 pub struct Handoff {
@@ -19,19 +23,21 @@ pub struct Handoff {
 }
 
 impl Handoff {
-    /// With a proactor on a thread of its own.
+    /// With a proactor on a thread of its own, which `looks` for more before it sleeps.
     ///
     /// # Errors
     ///
     /// When there is no io_uring, or no thread.
-    pub fn new(depth: usize) -> Result<Handoff> {
-        let (ready, made) = mpsc::channel();
+    pub fn new(depth: usize, looks: bool) -> Result<Handoff> {
+        let spin = if looks { LOOK } else { Duration::ZERO };
+        let (ready, made) = mpsc::channel::<Result<Handle>>();
         let stop = Arc::new(AtomicBool::new(false));
         let stopped = stop.clone();
         let thread = std::thread::Builder::new().name("loop".into()).spawn(move || {
-            let io = match super::proactor() {
+            let options = Options::default().backend(Backend::IoUring).spin(spin);
+            let io = match Proactor::with(options) {
                 Ok(io) => io,
-                Err(error) => return drop(ready.send(Err(error))),
+                Err(error) => return drop(ready.send(Err(error.into()))),
             };
             let _ = ready.send(Ok(io.handle()));
             while !stopped.load(Ordering::Relaxed) && io.poll(Wait::Forever).is_ok() {}

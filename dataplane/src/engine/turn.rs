@@ -10,8 +10,10 @@ use super::{Engine, Fire, Outcome, Reason, deadlines};
 use crate::backend::{Event, Fatal, OpId, Until};
 use crate::op::{Forms, Op};
 use crate::proactor::rest::Rest;
+use crate::remote::cell::Cell;
 use crate::remote::inbox::{Command, ForeignCall, Left};
 use crate::remote::message::Running;
+use std::sync::Arc;
 
 /// Most foreign commands taken in one turn.
 const COMMANDS_PER_TURN: usize = 256;
@@ -45,10 +47,11 @@ impl Engine {
     /// Everything that needs no wait: inbox, returns, pools, deadlines, our own events.
     ///
     /// `seen` is the wake word: whatever other threads bring is announced on it, so a word that
-    /// has not moved means that there is nothing to look for.
+    /// has not moved means that there is nothing to look for. True: they brought operations.
     #[inline]
-    pub(crate) fn sweep(&mut self, seen: u64) {
+    pub(crate) fn sweep(&mut self, seen: u64) -> bool {
         self.counters.turns += 1;
+        let foreign = self.counters.foreign_submissions;
         self.counters.turn_ns = deadlines::coarse_ns();
         if seen != self.swept || self.commands_left || self.messages.left {
             self.swept = seen;
@@ -68,6 +71,7 @@ impl Engine {
         if !self.own_events.is_empty() {
             self.run_own_events();
         }
+        self.counters.foreign_submissions != foreign
     }
 
     pub(crate) fn run_own_events(&mut self) {
@@ -92,26 +96,19 @@ impl Engine {
                     return;
                 }
                 Some(Command::Call(call)) => self.fire.push_back(Fire::Call(call)),
-                Some(Command::Submit { op, deadline_ns, cell, last }) => {
+                Some(Command::Submit { cell, last }) => {
                     self.counters.foreign_submissions += 1;
-                    self.spin.brought();
-                    self.submit_foreign(op, deadline_ns, cell);
+                    self.submit_foreign(cell);
                     drop(last);
                 }
             }
         }
     }
 
-    fn submit_foreign(
-        &mut self,
-        op: Op,
-        deadline_ns: Option<u64>,
-        cell: std::sync::Arc<crate::remote::cell::Cell>,
-    ) {
-        if cell.is_abandoned() {
-            return self.fire.push_back(Fire::Drop(Box::new(op)));
-        }
-        match self.submit(op, &mut Notify::Cell(cell.clone()), deadline_ns) {
+    fn submit_foreign(&mut self, cell: Arc<Cell>) {
+        // Without one its submitter is gone, and dropped it.
+        let Some(op) = cell.take_op() else { return };
+        match self.submit(op, &mut Notify::Cell(cell.clone()), cell.deadline_ns()) {
             Ok(id) => {
                 if !cell.started(id) {
                     self.cancel(id, Reason::User);

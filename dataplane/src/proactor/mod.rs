@@ -260,7 +260,7 @@ impl Proactor {
         let mut woken = false;
         loop {
             let seen = shared.observe();
-            engine.sweep(seen);
+            let brought = engine.sweep(seen);
             if inner.has_user_code(&engine) {
                 drop(engine);
                 woken |= inner.run_user_code();
@@ -268,7 +268,9 @@ impl Proactor {
             }
             woken |= engine.take_wake();
             let tasks = inner.executor.ready.waiting();
-            let idle = engine.table.slots.delivered == before && !woken && tasks == 0;
+            // What other threads brought is handed over first: who brings more meanwhile need not
+            // ring, since nobody sleeps.
+            let idle = engine.table.slots.delivered == before && !woken && tasks == 0 && !brought;
             let until = engine.until(if idle { wanted } else { Until::Now });
             let waited = engine.look_and_wait(until, seen);
             if inner.has_user_code(&engine) {

@@ -108,10 +108,10 @@ pub struct Options {
     /// Undelivered results of one multishot operation before it is paused. Default 64.
     pub undelivered: usize,
     /// Longest that a poll looks for something to do before it lets its thread sleep; adapts
-    /// downwards while that finds nothing. For a core that has nothing else to do and answers that
-    /// come within microseconds; at most a second. Zero: it never looks. Default: none, which is
-    /// at most 20 µs, only after other threads brought something and while nothing is in flight.
-    pub spin: Option<Duration>,
+    /// downwards while that finds nothing. For a core that has nothing else to do, and answers, or
+    /// work from other threads, that come within microseconds; 20 µs is about what a sleep and a
+    /// wake cost. At most a second. Default: zero, it never looks.
+    pub spin: Duration,
     /// CPU to pin the polling thread to when the proactor is made. Default: none.
     pub cpu: Option<u32>,
     /// Seed of the fault injector, for tests. Default: none.
@@ -137,7 +137,7 @@ impl Default for Options {
             descriptors: 65536,
             helpers: 4,
             undelivered: 64,
-            spin: None,
+            spin: Duration::ZERO,
             cpu: None,
             faults: None,
         }
@@ -183,7 +183,7 @@ impl Options {
         if self.sqpoll.is_some_and(|sqpoll| sqpoll.idle < Duration::from_millis(1)) {
             return invalid("the SQPOLL idle time must be at least 1 ms (0 would mean 1 s)".into());
         }
-        if self.spin.is_some_and(|spin| spin > Duration::from_secs(1)) {
+        if self.spin > Duration::from_secs(1) {
             return invalid("spin must be at most a second; the loop sleeps after it".into());
         }
         Ok(())
@@ -222,7 +222,7 @@ setters! {
     /// Sets [`Options::undelivered`].
     undelivered: usize => undelivered;
     /// Sets [`Options::spin`].
-    spin: Duration => Some(spin);
+    spin: Duration => spin;
     /// Sets [`Options::cpu`].
     cpu: u32 => Some(cpu);
     /// Sets the fault injector's seed.

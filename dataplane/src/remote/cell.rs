@@ -1,9 +1,10 @@
-//! The cell a foreign submitter's result arrives in.
+//! The cell a foreign submitter's operation travels in, there and back.
 //!
-//! The submitter and the poll owner share one `Arc<Cell>`: the owner puts outcomes in and wakes,
-//! the submitter takes them out. One uncontended lock each way; user code (wakers, drops of
-//! outcomes) runs outside it. A submitter that goes away marks the cell and sets its slot's bit in
-//! the return map, so dropping never blocks on the owner.
+//! The submitter and the poll owner share one `Arc<Cell>`: the submitter puts the operation in, the
+//! owner takes it out to run it, puts it back with its outcome and wakes, and the submitter takes
+//! both. Only the pointer goes through the inbox, whose slots stay small. One uncontended lock each
+//! way; user code (wakers, drops of outcomes) runs outside it. A submitter that goes away marks the
+//! cell and sets its slot's bit in the return map, so dropping never blocks on the owner.
 
 use super::inbox::Shared;
 use crate::backend::OpId;
@@ -39,8 +40,10 @@ pub(crate) struct Told {
 struct State {
     /// Set while the operation is in a slot of the owner's.
     id: Option<OpId>,
+    /// Before its start, and after its end where the owner kept it.
+    op: Option<Op>,
+    end: Option<Outcome>,
     results: VecDeque<Outcome>,
-    end: Option<(Option<Op>, Outcome)>,
     waker: Option<Waker>,
     abandoned: bool,
     cancelled: bool,
@@ -49,25 +52,38 @@ struct State {
 }
 
 /// See the head of this file.
-#[derive(Default)]
-pub(crate) struct Cell(Mutex<State>);
+pub(crate) struct Cell {
+    state: Mutex<State>,
+    deadline_ns: Option<u64>,
+}
 
 impl Cell {
+    /// Of an operation that is to end by `deadline_ns`.
+    pub(crate) fn new(op: Op, deadline_ns: Option<u64>) -> Arc<Cell> {
+        let state = State { op: Some(op), ..State::default() };
+        Arc::new(Cell { state: Mutex::new(state), deadline_ns })
+    }
+
     fn lock(&self) -> MutexGuard<'_, State> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The operation, which was not run. None: its submitter is gone, and dropped it.
+    pub(crate) fn take_op(&self) -> Option<Op> {
+        self.lock().op.take()
     }
 
     // The owner's side.
+
+    pub(crate) fn deadline_ns(&self) -> Option<u64> {
+        self.deadline_ns
+    }
 
     /// The operation has a slot now. False: its submitter is gone, or cancelled it already.
     pub(crate) fn started(&self, id: OpId) -> bool {
         let mut state = self.lock();
         state.id = Some(id);
         !state.abandoned && !state.cancelled
-    }
-
-    pub(crate) fn is_abandoned(&self) -> bool {
-        self.lock().abandoned
     }
 
     /// Its submitter is gone, or asked for its end.
@@ -112,7 +128,7 @@ impl Cell {
         if state.abandoned {
             return Err(Box::new((op, outcome)));
         }
-        state.end = Some((op, outcome));
+        (state.op, state.end) = (op, Some(outcome));
         Ok(state.waker.take())
     }
 
@@ -120,14 +136,14 @@ impl Cell {
     pub(crate) fn lose(&self, outcome: Outcome) -> Option<Waker> {
         let mut state = self.lock();
         state.id = None;
-        state.end = Some((None, outcome));
+        state.end = Some(outcome);
         state.waker.take()
     }
 
     /// The operation was never run: the proactor is gone.
-    pub(crate) fn refuse(&self, op: Op) {
+    pub(crate) fn refuse(&self) {
         let outcome = Outcome::failed(libc::ECANCELED, Reason::Shutdown);
-        if let Ok(Some(waker)) = self.finish(Some(op), outcome) {
+        if let Ok(Some(waker)) = self.finish(self.take_op(), outcome) {
             waker.wake();
         }
     }
@@ -159,7 +175,8 @@ impl Cell {
             }
             return Some(Poll::Ready(Taken::Result(outcome)));
         }
-        if let Some((op, outcome)) = state.end.take() {
+        if let Some(outcome) = state.end.take() {
+            let op = state.op.take();
             drop(state);
             return Some(Poll::Ready(Taken::End(op, outcome)));
         }
@@ -181,9 +198,10 @@ impl Cell {
         let mut state = self.lock();
         state.abandoned = true;
         let id = state.id;
-        let parts = (std::mem::take(&mut state.results), state.end.take(), state.waker.take());
+        let parts = (state.op.take(), state.end.take(), state.waker.take());
+        let results = std::mem::take(&mut state.results);
         drop(state);
-        drop(parts);
+        drop((parts, results));
         if let Some(id) = id {
             shared.returns.operations.insert(id.index() as usize);
             shared.announce();

@@ -102,9 +102,8 @@ impl Handle {
         deadline_ns: Option<u64>,
         last: Option<Arc<Adopted>>,
     ) -> Result<Arc<Cell>, Failed<O>> {
-        let cell = Arc::new(Cell::default());
-        let command = Command::Submit { op: op.into(), deadline_ns, cell: cell.clone(), last };
-        match self.shared.send(command) {
+        let cell = Cell::new(op.into(), deadline_ns);
+        match self.shared.send(Command::Submit { cell: cell.clone(), last }) {
             Ok(()) => Ok(cell),
             Err(refused) => Err(self.refused(refused)),
         }
@@ -114,9 +113,13 @@ impl Handle {
     pub(crate) fn refused<O: Operation>(&self, refused: Refused) -> Failed<O> {
         let (command, error) = refused.into_parts("submit", self.shared.capacity());
         let error = if self.shared.origin.is_here() { error } else { inbox::forked("submit") };
-        match command {
-            Command::Submit { op, .. } => Failed::new(error, O::from_op(op)),
-            Command::Call(_) => Failed::lost(error),
+        let op = match command {
+            Command::Submit { cell, .. } => cell.take_op(),
+            Command::Call(_) => None,
+        };
+        match op {
+            Some(op) => Failed::new(error, O::from_op(op)),
+            None => Failed::lost(error),
         }
     }
 

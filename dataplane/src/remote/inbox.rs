@@ -15,7 +15,6 @@ use super::queue::{Consumer, NotPushed, Queue};
 use super::waker::{Bell, WakeWord};
 use crate::backend::OpId;
 use crate::error::{Error, ErrorKind};
-use crate::op::Op;
 use crate::proactor::Proactor;
 use crate::sys::fork::Origin;
 use regions::IndexSet;
@@ -29,10 +28,10 @@ pub(crate) type ForeignCall = Box<dyn FnOnce(Option<&Proactor>) + Send>;
 
 /// What a foreign thread asks for.
 pub(crate) enum Command {
-    /// Run this operation; the cell is told. `last` is the handle a close was made of: the
+    /// Run the operation in this cell, and tell it. `last` is the handle a close was made of: the
     /// descriptor must be open until the close has its slot, and the handle's own return may be
     /// swept before that.
-    Submit { op: Op, deadline_ns: Option<u64>, cell: Arc<Cell>, last: Option<Arc<Adopted>> },
+    Submit { cell: Arc<Cell>, last: Option<Arc<Adopted>> },
     /// Run this on the poll thread, between two waits, with nothing borrowed.
     Call(ForeignCall),
 }
@@ -316,7 +315,7 @@ impl Shared {
             // Taken one by one: what is told and dropped here is the user's.
             let next = self.commands().and_then(|mut commands| commands.pop());
             match next {
-                Some(Command::Submit { op, cell, .. }) => cell.refuse(op),
+                Some(Command::Submit { cell, .. }) => cell.refuse(),
                 Some(Command::Call(call)) => call(None),
                 None => return,
             }

@@ -32,10 +32,11 @@
 //! singly with up to 4096 under way 2,700 to 4,500 against 330 to 510; by 64 to an enter, 660 to
 //! 1,900 against 260 to 540. The ring was ahead where 64 are sent and then awaited, one enter and
 //! one wake for all of them (910 to 1,600), while every push woke a loop that had fallen asleep
-//! again (6,700 to 10,400): that is what the owner's look before it sleeps is for, see the head of
+//! again (6,700 to 10,400): that is what [`Options::spin`] is for, see the head of
 //! `proactor/spin.rs`.
 //!
 //! [`Options::messages`]: crate::Options::messages
+//! [`Options::spin`]: crate::Options::spin
 //! [`Stats::unhandled_messages`]: crate::Stats::unhandled_messages
 
 use super::handle::Handle;
@@ -221,10 +222,7 @@ impl Engine {
         let Some(mut queued) = self.table.shared.messages.consumer() else { return };
         for _ in 0..PER_TURN {
             match queued.pop() {
-                Some(payload) => {
-                    self.spin.brought();
-                    self.fire.push_back(Fire::Message(payload));
-                }
+                Some(payload) => self.fire.push_back(Fire::Message(payload)),
                 None => {
                     self.messages.left = false;
                     return;

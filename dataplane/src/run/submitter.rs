@@ -124,9 +124,8 @@ impl Submitter {
             let error = Error::new(O::NAME, ErrorKind::InvalidArgument, message);
             return Err(Failed::new(error, op));
         }
-        let cell = Arc::new(Cell::default());
-        let command = Command::Submit { op: op.into(), deadline_ns, cell: cell.clone(), last };
-        Ok((command, cell))
+        let cell = Cell::new(op.into(), deadline_ns);
+        Ok((Command::Submit { cell: cell.clone(), last }, cell))
     }
 }
 

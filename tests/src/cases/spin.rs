@@ -10,8 +10,6 @@ use std::time::{Duration, Instant};
 /// The cases of this file.
 pub const CASES: &[Case] = &[
     Case { name: "spin/is_off_by_default", needs: &[], run: off_by_default },
-    Case { name: "spin/looks_after_other_threads_by_default", needs: &[], run: after_others },
-    Case { name: "spin/zero_is_never", needs: &[], run: never },
     Case { name: "spin/finds_what_comes_soon", needs: &[], run: finds },
     Case { name: "spin/sleeps_when_nothing_comes", needs: &[], run: in_vain },
     Case { name: "spin/ends_at_a_timer", needs: &[], run: a_timer },
@@ -33,44 +31,20 @@ fn spins(stats: Stats) -> (u64, u64) {
     (stats.spin_hits, stats.spin_misses)
 }
 
+/// Neither a timer nor what other threads hand over makes it look.
 fn off_by_default(cx: &Cx<'_>) -> Result<(), Skip> {
-    cx.block_on(cx.io.sleep_until(Instant::now() + Duration::from_millis(2))).expect("a timer");
-    assert_eq!(spins(cx.io.stats()), (0, 0));
-    Ok(())
-}
-
-/// One operation after the other from another thread; the looks there were.
-fn looks_after_others(io: &Proactor) -> u64 {
+    let io = Proactor::with(cx.options.clone()).expect("a proactor");
     let handle = io.handle();
     let thread = std::thread::spawn(move || {
-        for _ in 0..8 {
-            parked(async { handle.nop().await }).expect("a no-op");
-        }
-        handle.wake();
+        (0..8).for_each(|_| parked(async { handle.nop().await }).expect("a no-op"));
     });
+    let timer = io.sleep_until(Instant::now() + Duration::from_millis(2));
+    io.block_on(async { timer.await }).expect("it polls").expect("a timer");
     while !thread.is_finished() {
         io.poll(Duration::from_millis(1)).expect("it polls");
     }
     thread.join().expect("no panic");
-    // The first takes the wake, if none has; the second has nothing to do but to sleep.
-    for _ in 0..2 {
-        io.poll(Duration::from_millis(1)).expect("it polls");
-    }
-    let (hits, misses) = spins(io.stats());
-    hits + misses
-}
-
-fn after_others(cx: &Cx<'_>) -> Result<(), Skip> {
-    let parallel = std::thread::available_parallelism().is_ok_and(|count| count.get() > 1);
-    let io = Proactor::with(cx.options.clone()).expect("a proactor");
-    let looks = looks_after_others(&io);
-    assert_eq!(looks > 0, parallel, "{looks} looks");
-    Ok(())
-}
-
-fn never(cx: &Cx<'_>) -> Result<(), Skip> {
-    let io = spinning(cx, Duration::ZERO);
-    assert_eq!(looks_after_others(&io), 0);
+    assert_eq!(spins(io.stats()), (0, 0));
     Ok(())
 }
 
