@@ -244,6 +244,21 @@ impl From<fence::WaitManyError> for Error {
     }
 }
 
+impl From<fence::FenceError> for Error {
+    fn from(error: fence::FenceError) -> Error {
+        use fence::FenceErrorKind as K;
+        let kind = match error.kind() {
+            K::WrongKind => ErrorKind::InvalidArgument,
+            K::TimedOut => ErrorKind::TimedOut,
+            K::Unsupported => ErrorKind::Unavailable,
+            _ => ErrorKind::Io,
+        };
+        let (operation, errno) = (error.operation(), error.errno());
+        let message = Cow::Owned(error.message().to_owned());
+        Error(Box::new(Parts { operation, kind, errno, message }))
+    }
+}
+
 impl From<fence::Failed> for Error {
     fn from(error: fence::Failed) -> Error {
         of_semaphore("semaphore value", ErrorKind::Io, Some(&error.failure), &error)

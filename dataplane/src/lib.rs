@@ -86,6 +86,7 @@ mod public {
     pub use crate::engine::shutdown::Leaked;
     pub use crate::error::{Error, ErrorKind, Failed, Result};
     pub use crate::event::event::{Event, EventPool, EventWaiter, PooledEvent};
+    pub use crate::event::fence::{FenceWaiter, RefusedFence};
     pub use crate::event::futex::{FutexWord, Woken};
     pub use crate::event::io_source::IoSource;
     pub use crate::event::notification::Notification;
@@ -125,11 +126,11 @@ mod public {
     /// The operations themselves, for naming their types.
     pub mod operations {
         pub use crate::op::{
-            Accept, AcceptMany, Close, Connect, EventWait, FutexWait, FutexWake, Message, Nop,
-            Open, Poll, PollMany, Read, Recv, RecvFrom, RecvMany, RecvPool, RecvVectored, Resolve,
-            SemaphoreSignal, SemaphoreWait, SemaphoreWaitAll, SemaphoreWaitAny, Send, SendTo,
-            SendVectored, Shutdown, SignalNotification, Sync, Timer, Transfer, WaitNotification,
-            Write,
+            Accept, AcceptMany, Close, Connect, EventWait, FenceWait, FutexWait, FutexWake,
+            Message, Nop, Open, Poll, PollMany, Read, Recv, RecvFrom, RecvMany, RecvPool,
+            RecvVectored, Resolve, SemaphoreSignal, SemaphoreWait, SemaphoreWaitAll,
+            SemaphoreWaitAny, Send, SendTo, SendVectored, Shutdown, SignalNotification, Sync,
+            Timer, Transfer, WaitNotification, Write,
         };
     }
     pub use crate::options::{Backend, Options, SqPoll};

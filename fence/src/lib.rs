@@ -12,8 +12,12 @@
 //! [`Tracker`] has their semaphores, waits for a frontier to be reached, and keeps what each signal
 //! says of the others. What a peer sends is [`Tainted`] until it is checked.
 //!
-//! The crate knows no ring and no loop: nothing here has a thread, a descriptor or a timer of
-//! its own. User code (callbacks, wakers) runs on the thread that signals, with no lock held.
+//! The fences of drivers are beside them: a [`SyncFile`], the points of a DRM [`Syncobj`], and
+//! [`Fence`] for whichever of them a descriptor is. [`Semaphore::settle`] takes what they say into
+//! a semaphore, [`Semaphore::export`] makes a descriptor of a point of one.
+//!
+//! The crate knows no ring and no loop: nothing here has a thread or a timer of its own. User code
+//! (callbacks, wakers) runs on the thread that signals, with no lock held.
 //!
 //! ```
 //! use fence::{Failure, Semaphore};
@@ -34,36 +38,26 @@
 //!
 //! | file | noun |
 //! |---|---|
-//! | `semaphore.rs` | the value, its failure, and who may change them |
-//! | `waiters.rs` | everybody who waits, in the order of the values waited for |
-//! | `wait.rs` | one wait: the future and the blocked thread |
-//! | `callback.rs` | one wait: the callback |
-//! | `all_any.rs` | several waits as one future |
-//! | `link.rs` | a change passed on to linked semaphores |
+//! | `semaphore/` | the value, its failure, who waits (`waiters.rs`), one wait as future, thread (`wait.rs`) or callback (`callback.rs`), several (`all_any.rs`), links (`link.rs`) |
 //! | `frontier/` | how far several timelines have got, and the tracker that waits for it |
+//! | `device/` | sync_files, syncobjs, what a descriptor is, exports |
 //! | `error.rs` | what can go wrong |
 //! | `sync.rs` | the primitives, replaced by loom's under `cfg(loom)` |
 
-#![forbid(unsafe_code)]
-
-mod all_any;
-mod callback;
+mod device;
 mod error;
 mod frontier;
-mod link;
-#[cfg(all(test, loom))]
-mod loom_model;
 mod semaphore;
 mod sync;
-mod wait;
-mod waiters;
 
-pub use all_any::{Reached, WaitAll, WaitAny, wait_all, wait_any};
-pub use callback::Callback;
+pub use device::{
+    DrmDevice, Exported, Fence, FenceError, FenceErrorKind, FenceInfo, FenceStatus, Point, Refused,
+    SyncFile, SyncFileInfo, Syncobj, has_readiness,
+};
 pub use error::{Failed, Failure, SignalError, WaitError, WaitManyError};
 pub use frontier::{
     Axis, DecodeError, Frontier, FrontierError, Reach, ReachCallback, Tainted, Tracker,
 };
-pub use link::Link;
-pub use semaphore::Semaphore;
-pub use wait::Wait;
+pub use semaphore::{
+    Callback, Link, Reached, Semaphore, Wait, WaitAll, WaitAny, wait_all, wait_any,
+};

@@ -25,6 +25,7 @@ pub mod matrix;
 mod report;
 mod runner;
 pub mod soak;
+mod stand_in;
 
 pub use case::{Case, Skip};
 pub use cx::{Cx, OPERATIONS};

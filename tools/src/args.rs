@@ -141,7 +141,7 @@ fn size(text: &str) -> std::result::Result<usize, String> {
 }
 
 /// A time in seconds, above zero and at most a day.
-fn seconds(text: &str) -> std::result::Result<Duration, String> {
+pub fn seconds(text: &str) -> std::result::Result<Duration, String> {
     let number: f64 = text.parse().map_err(|_| format!("`{text}`: write seconds, as 10 or 0.5"))?;
     match number > 0.0 && number <= 86400.0 {
         true => Ok(Duration::from_secs_f64(number)),

@@ -7,6 +7,7 @@
 mod args;
 mod doctor;
 mod failure;
+mod fence;
 mod metrics;
 mod pipeline;
 mod protocol;
@@ -31,6 +32,8 @@ struct Cli {
 enum Command {
     /// Says what this machine can do, each line known by doing it.
     Doctor(doctor::Args),
+    /// Fences of drivers: what one is, waiting for it, and what works here.
+    Fence(fence::Args),
     /// Stream a file over loopback TCP to a receiver in this process, and verify it.
     Stream(stream::Args),
     /// Send a file, a block device or standard input to `dataplane recv`. The bytes themselves
@@ -43,6 +46,7 @@ enum Command {
 fn main() -> ExitCode {
     let result = match Cli::parse().command {
         Command::Doctor(args) => return doctor::run(&args),
+        Command::Fence(args) => fence::run(&args),
         Command::Stream(args) => stream::run(&args),
         Command::Send(args) => send::run(&args),
         Command::Recv(args) => recv::run(&args),

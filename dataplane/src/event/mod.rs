@@ -2,6 +2,7 @@
 
 #[expect(clippy::module_inception, reason = "events, among what is watched")]
 pub(crate) mod event;
+pub(crate) mod fence;
 pub(crate) mod futex;
 pub(crate) mod io_source;
 pub(crate) mod notification;

@@ -34,7 +34,9 @@ pub use resolve::Resolve;
 pub use simple::{Nop, Timer};
 pub(crate) use transfer::PipePair;
 pub use transfer::Transfer;
-pub use wait::{EventWait, SemaphoreSignal, SemaphoreWait, SemaphoreWaitAll, SemaphoreWaitAny};
+pub use wait::{
+    EventWait, FenceWait, SemaphoreSignal, SemaphoreWait, SemaphoreWaitAll, SemaphoreWaitAny,
+};
 pub use wait::{FutexWait, FutexWake, SignalNotification, WaitNotification};
 
 use crate::capability::Capabilities;
@@ -73,6 +75,7 @@ pub enum Op {
     Resolve(Resolve),
     Message(Message),
     EventWait(EventWait),
+    FenceWait(FenceWait),
     SemaphoreWait(SemaphoreWait),
     SemaphoreWaitAll(SemaphoreWaitAll),
     SemaphoreWaitAny(SemaphoreWaitAny),
@@ -114,6 +117,7 @@ macro_rules! each {
             Op::Resolve($it) => $body,
             Op::Message($it) => $body,
             Op::EventWait($it) => $body,
+            Op::FenceWait($it) => $body,
             Op::SemaphoreWait($it) => $body,
             Op::SemaphoreWaitAll($it) => $body,
             Op::SemaphoreWaitAny($it) => $body,

@@ -64,19 +64,28 @@ impl Handle {
     {
         let state = Arc::new(Mutex::new(CallState { value: None, waker: None, over: false }));
         let answer = Answer(state.clone());
-        let command = Command::Call(Box::new(move |proactor| {
+        let sent = self.post("call", move |proactor| {
             let answer = answer;
             if let Some(proactor) = proactor {
                 let value = f(proactor);
                 answer.lock().value = Some(value);
             }
-        }));
-        let refused = self.shared.send(command).err().map(|refused| {
-            let (command, error) = refused.into_parts("call", self.shared.capacity());
+        });
+        Call { state, refused: sent.err() }
+    }
+
+    /// Runs `f` on the poll thread as [`call`](Self::call) does, or without a proactor when that
+    /// goes first. Refused, `f` is dropped here.
+    pub(crate) fn post(
+        &self,
+        operation: &'static str,
+        f: impl FnOnce(Option<&Proactor>) + Send + 'static,
+    ) -> Result<()> {
+        self.shared.send(Command::Call(Box::new(f))).map_err(|refused| {
+            let (command, error) = refused.into_parts(operation, self.shared.capacity());
             drop(command);
             error
-        });
-        Call { state, refused }
+        })
     }
 
     /// Counters and gauges, read on the poll thread by its next poll.

@@ -39,7 +39,7 @@ use regions::{Lease, Span};
 use std::ffi::CStr;
 use std::io;
 use std::mem::MaybeUninit;
-use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
+use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use std::ptr;
 
 /// Asked for in a transfer's pipe; unprivileged users get up to `pipe-max-size` (`pipe(7)`).
@@ -396,7 +396,8 @@ pub(crate) fn classify(fd: RawFd) -> io::Result<Class> {
         libc::S_IFDIR => Class::File { direct: None },
         libc::S_IFIFO => Class::Other,
         // Character devices and what has no type at all: only the descriptor itself knows.
-        _ if has_readiness(fd)? => Class::Other,
+        // SAFETY: borrowed for this question alone; the caller has it open.
+        _ if fence::has_readiness(unsafe { BorrowedFd::borrow_raw(fd) })? => Class::Other,
         _ => Class::File { direct: None },
     })
 }
@@ -421,20 +422,6 @@ fn is_handle(fd: RawFd) -> bool {
     #[allow(clippy::unnecessary_cast)] // its width differs between systems
     let kind = kind as i64;
     HANDLE_FILE_SYSTEMS.contains(&kind)
-}
-
-/// Asks a throw-away `epoll(7)`, which refuses what has no readiness; `poll(2)` calls it ready.
-fn has_readiness(fd: RawFd) -> io::Result<bool> {
-    // SAFETY: no memory is involved.
-    let epoll = checked(retry(|| unsafe { libc::epoll_create1(libc::EPOLL_CLOEXEC) }))?;
-    // SAFETY: a new descriptor that nobody else knows.
-    let epoll = unsafe { OwnedFd::from_raw_fd(epoll) };
-    let mut event = libc::epoll_event { events: 0, u64: 0 };
-    let at = &raw mut event;
-    // SAFETY: one event, which is read.
-    let added =
-        retry(|| unsafe { libc::epoll_ctl(epoll.as_raw_fd(), libc::EPOLL_CTL_ADD, fd, at) });
-    Ok(added != -libc::EPERM)
 }
 
 /// The alignment O_DIRECT wants, if the file is open so.

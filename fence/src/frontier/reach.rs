@@ -13,9 +13,9 @@ use std::sync::Weak;
 use std::task::{Context, Poll};
 
 use super::{Frontier, FrontierError, Tracker};
-use crate::all_any::{Group, WaitAll, on_all, wait_all};
 use crate::error::WaitManyError;
 use crate::semaphore::Semaphore;
+use crate::semaphore::all_any::{Group, WaitAll, on_all, wait_all};
 
 /// A wait made by [`Tracker::reach`]. `Send` and `Unpin`; any runtime or none may poll it.
 #[must_use = "a wait does nothing until it is awaited"]

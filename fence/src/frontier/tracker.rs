@@ -15,7 +15,7 @@ use std::sync::{Arc, Weak};
 
 use super::{Axis, Frontier, FrontierError, Reach, ReachCallback, Tainted};
 use crate::error::Failure;
-use crate::link;
+use crate::semaphore::link;
 use crate::semaphore::{Change, Semaphore};
 use crate::sync::{Mutex, lock};
 

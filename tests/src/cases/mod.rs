@@ -14,6 +14,7 @@ pub mod datagram;
 pub mod descriptor;
 pub mod driver;
 pub mod event;
+pub mod fence;
 pub mod file;
 pub mod futex;
 pub mod hosted;
@@ -75,6 +76,7 @@ const LISTS: &[&[Case]] = &[
     descriptor::CASES,
     driver::CASES,
     event::CASES,
+    fence::CASES,
     file::CASES,
     futex::CASES,
     hosted::CASES,

@@ -19,10 +19,10 @@
 
 mod backends;
 mod devices;
-mod exchange;
+pub mod exchange;
 mod memory;
 mod remedies;
-mod report;
+pub mod report;
 mod system;
 mod work;
 

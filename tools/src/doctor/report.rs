@@ -157,6 +157,18 @@ impl Report {
     }
 }
 
+/// The checks of another command, laid out in the same way.
+pub fn lines(checks: &[Check], colours: bool) -> String {
+    let width = checks.iter().map(|check| check.name.chars().count()).max().unwrap_or(0);
+    let mut text = String::new();
+    let mut before = "";
+    for check in checks {
+        line(&mut text, check, width, colours, check.remedy != before);
+        before = &check.remedy;
+    }
+    text
+}
+
 fn line(text: &mut String, check: &Check, width: usize, colours: bool, remedy: bool) {
     let state = format!("{:<STATE_COLUMNS$}", check.state.name());
     let state = match colours {

@@ -14,8 +14,8 @@ use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::sync::Arc;
 use std::task::Waker;
 
-use crate::all_any::Group;
 use crate::error::Failure;
+use crate::semaphore::all_any::Group;
 
 /// What a waiter is told: the value seen, at or above the one wanted, or why it never comes.
 pub(crate) type Outcome = Result<u64, Failure>;

@@ -4,7 +4,7 @@ use std::fmt;
 use std::sync::Arc;
 
 use crate::semaphore::Core;
-use crate::waiters::Key;
+use crate::semaphore::waiters::Key;
 
 /// A callback made by [`Semaphore::on_reach`](crate::Semaphore::on_reach).
 ///

@@ -15,9 +15,9 @@ use std::task::{Context, Poll, Wake, Waker};
 use std::time::{Duration, Instant};
 
 use crate::error::WaitError;
+use crate::semaphore::waiters::{Key, Outcome, Waiter};
 use crate::semaphore::{Core, Semaphore};
 use crate::sync::{Condvar, Mutex, lock};
-use crate::waiters::{Key, Outcome, Waiter};
 
 /// A wait for a value, as a future made by [`Semaphore::wait`].
 ///

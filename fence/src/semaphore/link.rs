@@ -27,8 +27,8 @@ use std::fmt;
 use std::sync::{Arc, Weak};
 
 use crate::error::Failure;
+use crate::semaphore::waiters::FirstPanic;
 use crate::semaphore::{Change, Core, Effects};
-use crate::waiters::FirstPanic;
 
 /// The links that lead away from a semaphore, as of some moment.
 pub(crate) type Links = Arc<Vec<LinkEnd>>;

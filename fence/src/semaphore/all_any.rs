@@ -18,9 +18,9 @@ use std::sync::{Arc, Weak};
 use std::task::{Context, Poll, Waker};
 
 use crate::error::WaitManyError;
+use crate::semaphore::waiters::{FirstPanic, Key, Outcome, Waiter};
 use crate::semaphore::{Core, Semaphore};
 use crate::sync::{Mutex, lock};
-use crate::waiters::{FirstPanic, Key, Outcome, Waiter};
 
 /// Waits until every semaphore has reached its value.
 ///

@@ -24,14 +24,26 @@
 //! succeeds. Two threads that signal at once may each tell waiters of the other, but none beyond
 //! its own value: a signal never stays to serve those that come after it.
 
+pub(crate) mod all_any;
+mod callback;
+pub(crate) mod link;
+#[cfg(all(test, loom))]
+mod loom_model;
+mod wait;
+mod waiters;
+
+pub use all_any::{Reached, WaitAll, WaitAny, wait_all, wait_any};
+pub use callback::Callback;
+pub use link::Link;
+pub use wait::Wait;
+
 use std::fmt;
 use std::sync::Arc;
 
-use crate::callback::Callback;
+use self::link::{LinkEnd, Links};
+use self::waiters::{FirstPanic, Key, Outcome, Waiter, Waiters};
 use crate::error::{Failed, Failure, SignalError};
-use crate::link::{self, Link, LinkEnd, Links};
 use crate::sync::{AtomicBool, AtomicU64, Mutex, Ordering, lock};
-use crate::waiters::{FirstPanic, Key, Outcome, Waiter, Waiters};
 
 /// A timeline semaphore: a `u64` that starts somewhere and only grows, shared by its clones.
 ///

@@ -1,0 +1,105 @@
+//! Waiting for a fence: readiness, then its status.
+//!
+//! A sync_file that failed polls as readable, exactly as one that signalled, so the kernel's answer
+//! never is the outcome: the status is asked for when the descriptor is readable, and one that is
+//! pending still (a report that was not the fence's own) is waited for again. Nothing is taken from
+//! the descriptor: any number of waits may wait for one fence.
+
+use crate::engine::Outcome;
+use crate::engine::descriptors::DescId;
+use crate::error::{Error, ErrorKind, Failed};
+use crate::io::Port;
+use crate::op::{Advance, Attempt, Context, Forms, Interest, Operation, unit, variant};
+use crate::sys::calls;
+use fence::{Fence, FenceError, FenceStatus};
+use io_uring::{opcode, squeue::Entry};
+use std::sync::Arc;
+
+/// The result of a wait whose fence failed; what it failed with is beside it. Not one that the
+/// engine would take for a reason to try again.
+const FAILED: i32 = -libc::EIO;
+
+/// Waits until a fence has signalled. Dropping it loses nothing: the fence stays as it is.
+pub struct FenceWait {
+    desc: DescId,
+    fence: Arc<Fence>,
+    /// The kernel may start the next step of a sequence by the readiness alone.
+    unchecked: bool,
+    failed: Option<Error>,
+}
+
+variant!(FenceWait);
+
+impl FenceWait {
+    pub(crate) fn new(desc: DescId, fence: Arc<Fence>, unchecked: bool) -> FenceWait {
+        FenceWait { desc, fence, unchecked, failed: None }
+    }
+
+    /// What it waited for; None while others wait for it too.
+    pub(crate) fn into_fence(self) -> Option<Fence> {
+        Arc::into_inner(self.fence)
+    }
+}
+
+/// Its kind is Io whatever the errno: Cancelled and TimedOut are for the wait's own ends.
+#[cold]
+fn failed(failure: Result<i32, FenceError>) -> Error {
+    let (errno, message) = match failure {
+        Ok(errno) => (errno, "the fence failed".to_owned()),
+        Err(error) => (error.errno().unwrap_or(libc::EIO), error.to_string()),
+    };
+    Error::from_errno(FenceWait::NAME, errno).with_kind(ErrorKind::Io).with_message(message)
+}
+
+impl Forms for FenceWait {
+    const NAME: &'static str = "fence wait";
+
+    fn desc(&self) -> Option<DescId> {
+        Some(self.desc)
+    }
+
+    fn links(&self) -> bool {
+        self.unchecked
+    }
+
+    fn entry(&mut self, cx: &mut Context<'_>) -> Entry {
+        let target = cx.target();
+        target.seal(opcode::PollAdd::new(target.fd(), Interest::READABLE.bits()).build())
+    }
+
+    fn attempt(&mut self, cx: &mut Context<'_>) -> Attempt {
+        match calls::poll_now(cx.fd(), Interest::READABLE) {
+            0 => Attempt::Blocked(Interest::READABLE),
+            result => Attempt::Done(result),
+        }
+    }
+
+    fn advance(&mut self, result: i32, _: u32) -> Advance {
+        if result < 0 {
+            return Advance::Done(result);
+        }
+        let status = match self.fence.status() {
+            Ok(FenceStatus::Pending) => return Advance::Again,
+            Ok(FenceStatus::Signalled) => return Advance::Done(0),
+            Ok(FenceStatus::Failed(errno)) => Ok(errno),
+            Err(error) => Err(error),
+        };
+        self.failed = Some(failed(status));
+        Advance::Done(FAILED)
+    }
+
+    fn error(&self, _: i32) -> Option<Error> {
+        self.failed.clone()
+    }
+}
+
+impl Operation for FenceWait {
+    type Output<P: Port> = ();
+
+    fn finish<P: Port>(mut self, outcome: Outcome, _: &P) -> Result<(), Failed<Self>> {
+        match self.failed.take() {
+            Some(error) => Err(Failed::new(error, self)),
+            None => unit(self, &outcome),
+        }
+    }
+}

@@ -1,0 +1,16 @@
+//! Fences of the kernel: what drivers signal and wait for.
+
+mod error;
+mod export;
+mod fence;
+#[cfg(all(test, not(loom)))]
+mod headers;
+mod sync_file;
+mod syncobj;
+mod uapi;
+
+pub use error::{FenceError, FenceErrorKind, Refused};
+pub use export::Exported;
+pub use fence::{Fence, has_readiness};
+pub use sync_file::{FenceInfo, FenceStatus, SyncFile, SyncFileInfo};
+pub use syncobj::{DrmDevice, Point, Syncobj};
