@@ -44,6 +44,7 @@ pub const CASES: &[Case] = &[
     Case { name: "sequence_made/in_a_batch", needs: &[], run: in_a_batch },
     Case { name: "sequence_made/one_step_after_a_ticket", needs: &[], run: one_after },
     Case { name: "sequence_made/taken_out_of_a_batch", needs: &[], run: taken_out },
+    Case { name: "sequence_made/tickets_of_another", needs: &[], run: tickets_of_another },
     Case { name: "sequence_made/longer_than_the_queue", needs: &[], run: longer_than_the_queue },
 ];
 
@@ -388,11 +389,43 @@ fn taken_out(cx: &Cx<'_>) -> Result<(), Skip> {
     let mut batch = cx.io.batch();
     let first = batch.add(Nop);
     let second = batch.after(&first, Nop).expect("none yet");
-    assert!(batch.take(second).is_some());
+    batch.take(second).expect("it is there");
     let third = batch.after(&first, Nop).expect("its place is free again");
     let mut submitted = batch.submit().expect("room for two");
     let third = submitted.take(third).expect("there");
     cx.block_on(third).expect("a no-op");
+    Ok(())
+}
+
+/// A ticket names something in the batch or sequence that gave it; elsewhere it is refused.
+fn tickets_of_another(cx: &Cx<'_>) -> Result<(), Skip> {
+    let (near, far) = cx.unix_pair();
+    cx.block_on(write(&far, b"bytes"));
+    let (mut one, mut other) = (cx.io.batch(), cx.io.batch());
+    let nop = one.add(Nop);
+    let receiving = other.add(receive(cx, &near, 64).into_operation());
+    let refused = one.after(&receiving, Nop).err().expect("of the other batch");
+    assert_eq!(refused.kind(), ErrorKind::InvalidArgument);
+    let stray = other.add(Nop);
+    assert_eq!(one.take(stray).expect_err("not of this").kind(), ErrorKind::InvalidArgument);
+    let (mut one, mut other) = (one.submit().expect("room"), other.submit().expect("room"));
+    let error = other.take(nop).map(drop).expect_err("of the first batch");
+    assert_eq!(error.kind(), ErrorKind::InvalidArgument, "{error}");
+    assert!(error.message().contains("another batch"), "{error}");
+    let error = one.take(receiving).map(drop).expect_err("of the second batch");
+    assert_eq!(error.kind(), ErrorKind::InvalidArgument, "{error}");
+
+    let (mut steps, mut others) = (cx.io.sequence(), cx.io.sequence());
+    let nop = steps.add(cx.io.nop());
+    let sent = others.add(far.send_all(span(b"bytes")));
+    let again = cx.io.clone();
+    steps.add_with(sent, move |_| Ok(again.nop()));
+    let refused = steps.submit().expect_err("made from a step of the other");
+    assert_eq!(refused.error.kind(), ErrorKind::InvalidArgument);
+    let mut finished = cx.block_on(others).expect("sent");
+    assert_eq!(finished.take(nop).expect_err("not its own").kind(), ErrorKind::InvalidArgument);
+    drop((one, other));
+    settled(cx, 2);
     Ok(())
 }
 

@@ -165,15 +165,15 @@ pub(super) fn batch(world: &mut World<'_>) -> Result<(), String> {
     world.books.did("batches");
     for (ticket, entry) in tickets.into_iter().zip(entries) {
         match submitted.take(ticket) {
-            Some(submission) if world.dice.one_in(2) => {
+            Ok(submission) if world.dice.one_in(2) => {
                 world.keep(Held::new(submission, vec![entry]));
             }
             _ => entry.dropped(),
         }
     }
     match submitted.take(sending) {
-        Some(submission) => world.keep(Held::new(submission, vec![sent])),
-        None => return Err("a batch has no submission for its ticket".to_owned()),
+        Ok(submission) => world.keep(Held::new(submission, vec![sent])),
+        Err(error) => return Err(error.to_string()),
     }
     Ok(())
 }

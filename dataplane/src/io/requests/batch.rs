@@ -9,17 +9,52 @@ use crate::engine::slots::Notify;
 use crate::error::{Error, ErrorKind, Result};
 use crate::op::{Op, Operation};
 use crate::proactor::{Inner, Proactor};
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::marker::PhantomData;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::rc::Rc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 const NAME: &str = "submit a batch";
 
-/// Names an operation inside a [`Batch`] or a [`Sequence`](crate::Sequence).
+/// Names an operation inside a [`Batch`] or a [`Sequence`](crate::Sequence), and inside none but
+/// that.
 pub struct Ticket<O> {
+    batch: BatchId,
     pub(super) index: usize,
     typed: super::Typed<O>,
+}
+
+impl<O> Ticket<O> {
+    /// Its place in `batch`.
+    pub(super) fn of(&self, batch: BatchId) -> Result<usize> {
+        if self.batch == batch {
+            return Ok(self.index);
+        }
+        let message = "the ticket belongs to another batch or sequence; use it with what was \
+                       submitted from the one that gave it";
+        Err(Error::new("take by ticket", ErrorKind::InvalidArgument, message))
+    }
+}
+
+/// Tells batches apart: no two of a process have the same.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) struct BatchId(u64);
+
+impl BatchId {
+    /// Threads share nothing but the counter that numbers them.
+    fn new() -> BatchId {
+        static THREADS: AtomicU64 = AtomicU64::new(0);
+        thread_local! {
+            static NEXT: Cell<u64> = Cell::new(THREADS.fetch_add(1, Ordering::Relaxed) << 40);
+        }
+        BatchId(NEXT.with(|next| next.replace(next.get() + 1)))
+    }
+}
+
+#[cold]
+fn gone(what: &str) -> Error {
+    Error::new("take by ticket", ErrorKind::NotFound, what.to_owned())
 }
 
 /// The names operations got when they were submitted, by ticket.
@@ -42,6 +77,7 @@ struct Planned {
 /// Operations are independent of one another, except those added with [`after`](Batch::after).
 pub struct Batch {
     inner: Rc<Inner>,
+    id: BatchId,
     planned: Vec<Planned>,
     names: Names,
 }
@@ -89,6 +125,7 @@ impl From<Box<RefusedBatch>> for Error {
 /// this is dropped.
 pub struct Submitted {
     inner: Rc<Inner>,
+    id: BatchId,
     pub(super) names: Names,
 }
 
@@ -101,7 +138,7 @@ impl Proactor {
 
 impl Batch {
     pub(super) fn new(inner: Rc<Inner>) -> Batch {
-        Batch { inner, planned: Vec::new(), names: Names::default() }
+        Batch { inner, id: BatchId::new(), planned: Vec::new(), names: Names::default() }
     }
 
     pub(super) fn port(&self) -> Local {
@@ -110,6 +147,10 @@ impl Batch {
 
     pub(super) fn names(&self) -> Names {
         self.names.clone()
+    }
+
+    pub(super) fn id(&self) -> BatchId {
+        self.id
     }
 
     /// Adds an operation; [`Request::into_operation`](crate::Request::into_operation) gives one.
@@ -123,14 +164,19 @@ impl Batch {
     ///
     /// # Errors
     ///
-    /// InvalidArgument, with the operation, when another comes after the same ticket already.
+    /// InvalidArgument, with the operation, when another comes after the same ticket already, or
+    /// the ticket is not of this batch.
     pub fn after<A, O: Operation>(
         &mut self,
         ticket: &Ticket<A>,
         op: O,
     ) -> Result<Ticket<O>, crate::Failed<O>> {
-        match self.planned.get(ticket.index).is_some_and(|planned| !planned.leads) {
-            true => Ok(self.plan(Content::Op(op.into()), Some(ticket.index), None)),
+        let index = match ticket.of(self.id) {
+            Ok(index) => index,
+            Err(error) => return Err(crate::Failed::new(error, op)),
+        };
+        match self.planned.get(index).is_some_and(|planned| !planned.leads) {
+            true => Ok(self.plan(Content::Op(op.into()), Some(index), None)),
             false => {
                 let message = "one operation may come after a ticket, and there is one already";
                 let error = Error::new(NAME, ErrorKind::InvalidArgument, message);
@@ -152,7 +198,7 @@ impl Batch {
         let is_step = after.is_some();
         let content = Some(content);
         self.planned.push(Planned { content, deadline_ns, after, leads: false, is_step });
-        Ticket { index: self.planned.len() - 1, typed: PhantomData }
+        Ticket { batch: self.id, index: self.planned.len() - 1, typed: PhantomData }
     }
 
     /// The operation of a ticket belongs to a sequence, be it alone in it.
@@ -167,16 +213,24 @@ impl Batch {
         }
     }
 
-    /// Takes an operation out again; one that another comes after stays.
-    pub fn take<O: Operation>(&mut self, ticket: Ticket<O>) -> Option<O> {
-        let planned = self.planned.get_mut(ticket.index).filter(|planned| !planned.leads)?;
-        let content = planned.content.take()?;
+    /// Takes an operation out again.
+    ///
+    /// # Errors
+    ///
+    /// InvalidArgument when another comes after it, or the ticket is not of this batch.
+    pub fn take<O: Operation>(&mut self, ticket: Ticket<O>) -> Result<O> {
+        let planned = &mut self.planned[ticket.of(self.id)?];
+        if planned.leads {
+            let message = "another operation comes after it; take that one out first";
+            return Err(Error::new("take by ticket", ErrorKind::InvalidArgument, message));
+        }
+        let content = planned.content.take();
         if let Some(before) = planned.after.take() {
             self.planned[before].leads = false;
         }
         match content {
-            Content::Op(op) => Some(O::from_op(op)),
-            Content::Maker(_) => None,
+            Some(Content::Op(op)) => Ok(O::from_op(op)),
+            Some(Content::Maker(_)) | None => Err(gone("there is no operation any more")),
         }
     }
 
@@ -204,7 +258,7 @@ impl Batch {
             Ok(())
         });
         match placed {
-            Ok(Ok(())) => Ok(Submitted { inner, names: self.names.clone() }),
+            Ok(Ok(())) => Ok(Submitted { inner, id: self.id, names: self.names.clone() }),
             Ok(Err((error, index))) => Err(Box::new(RefusedBatch { error, index, batch: self })),
             Err(error) => Err(Box::new(RefusedBatch { error, index: None, batch: self })),
         }
@@ -258,9 +312,16 @@ fn place_alone(engine: &mut Engine, op: Op, deadline_ns: Option<u64>) -> Option<
 }
 
 impl Submitted {
-    /// The submission a ticket stands for; None the second time.
-    pub fn take<O: Operation>(&mut self, ticket: Ticket<O>) -> Option<Submission<O>> {
-        take(&self.names, ticket.index, Local { inner: self.inner.clone() })
+    /// The submission a ticket stands for.
+    ///
+    /// # Errors
+    ///
+    /// InvalidArgument when the ticket is not of this batch; NotFound for a step whose outcome went
+    /// into the making of the next one.
+    pub fn take<O: Operation>(&mut self, ticket: Ticket<O>) -> Result<Submission<O>> {
+        let index = ticket.of(self.id)?;
+        take(&self.names, index, Local { inner: self.inner.clone() })
+            .ok_or_else(|| gone("its outcome went into the making of the next step"))
     }
 
     pub(super) fn inner(&self) -> &Rc<Inner> {

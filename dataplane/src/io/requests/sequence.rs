@@ -122,7 +122,9 @@ impl Sequence {
         F: Into<Flow<O>>,
     {
         let index = before.index;
-        if Some(index) != self.last {
+        if let Err(foreign) = before.of(self.batch.id()) {
+            self.misplaced = Some(foreign);
+        } else if Some(index) != self.last {
             let message = "a step is made from the one right before it; give that one's ticket";
             self.misplaced = Some(Error::new(NAME, ErrorKind::InvalidArgument, message));
         }
@@ -408,13 +410,19 @@ pub struct Finished {
 }
 
 impl Finished {
-    /// The outcome of a step; None the second time, and for a step whose outcome went into the
-    /// making of the next one.
+    /// The outcome of a step.
+    ///
+    /// # Errors
+    ///
+    /// InvalidArgument when the ticket is not of this sequence; NotFound for a step whose outcome
+    /// went into the making of the next one, and when there is no outcome any more since the
+    /// proactor is gone.
     pub fn take<O: Operation>(
         &mut self,
         ticket: Ticket<O>,
-    ) -> Option<Result<O::Output<Local>, Failed<O>>> {
-        self.submitted.as_mut()?.take(ticket)?.try_take()
+    ) -> Result<Result<O::Output<Local>, Failed<O>>> {
+        let gone = || Error::new(NAME, ErrorKind::NotFound, "its outcome is gone");
+        self.submitted.as_mut().ok_or_else(gone)?.take(ticket)?.try_take().ok_or_else(gone)
     }
 
     /// How many of its steps the kernel started by itself, or could have: those that stayed part
