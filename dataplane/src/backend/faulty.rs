@@ -12,6 +12,8 @@
 //!   them: the engine pushes them again;
 //! - *-ENOBUFS* for receives from a pool, likewise; also when the pool is not empty, as when
 //!   buffers came back a moment later;
+//! - *chains that are refused*, which the engine then runs itself; those that are not give late and
+//!   reordered events like everything else;
 //! - *late cancels*, handed on after up to three turns, so that operations win their race;
 //! - *ended multishots*: an accept or pool receive is cancelled underneath. Its last result is kept
 //!   back until the operation has ended and then given without MORE; the -ECANCELED that nobody
@@ -238,6 +240,14 @@ impl Backend for Faulty {
             }
             None => self.inner.push(id, table),
         }
+    }
+
+    fn longest_chain(&self) -> usize {
+        self.inner.longest_chain()
+    }
+
+    fn push_chain(&mut self, ids: &[OpId], table: &mut Table) -> bool {
+        !self.dice.one_in(4) && self.inner.push_chain(ids, table)
     }
 
     fn cancel(&mut self, id: OpId, table: &mut Table) {

@@ -148,8 +148,15 @@ pub(crate) trait Backend {
     /// Stages the operation in slot `id`, resolved through `table`.
     fn push(&mut self, id: OpId, table: &mut Table);
 
+    /// The most operations that one chain of the kernel's may have now; zero where there is none.
+    fn longest_chain(&self) -> usize {
+        0
+    }
+
     /// Stages operations of which each starts when the one before it succeeded, as one chain of
     /// the kernel's. False: it cannot be done, or there is no room for all, and nothing was staged.
+    /// A chain is broken at the first of them that fails or is cancelled: those after it end with
+    /// ECANCELED, and may do so before it.
     fn push_chain(&mut self, ids: &[OpId], table: &mut Table) -> bool {
         let _ = (ids, table);
         false

@@ -9,7 +9,7 @@
 #![allow(unsafe_code)]
 
 use super::descriptors::Class;
-use super::slots::{NONE, Notify, State, Step};
+use super::slots::{Link, NONE, Notify, State, Step};
 use super::{Engine, Fire, Outcome, Payload, Reason};
 use crate::backend::{BUFFER, COPIED, Event, Kind, MORE, NOTIFICATION, OpId};
 use crate::op::{Advance, Forms, Moves, Op, Shape, Stored};
@@ -96,7 +96,8 @@ impl Engine {
             // A plain operation the backend kept no copy of: its result is as it is.
             return self.settle(index, event.result, 0);
         };
-        if slot.is_linked && own && event.result == -libc::ECANCELED && slot.step != Step::Alone {
+        let is_linked = slot.link != Link::Apart && slot.step != Step::Alone;
+        if is_linked && own && event.result == -libc::ECANCELED {
             return self.chain_broke(index);
         }
         let retry = event.result == -libc::EINTR || event.result == -libc::EAGAIN;
@@ -145,6 +146,8 @@ impl Engine {
         if desc == NONE || !self.table.descriptors.at(desc).naps {
             return self.launch(index);
         }
+        // If it was in a chain, the kernel goes on with nothing of that.
+        self.part(index);
         self.table.slots.at(index).state = State::Parked;
         self.napping.push(id);
     }
@@ -461,7 +464,7 @@ impl Engine {
         let op = S::take(&mut body.op);
         let mut outcome = Outcome::new(slot.result, slot.reason, Payload::None);
         if !matches!(slot.shape, Shape::Plain | Shape::Single) {
-            (slot.step, slot.is_linked) = (Step::Alone, false);
+            (slot.step, slot.link) = (Step::Alone, Link::Apart);
             outcome.payload = std::mem::take(&mut body.payload);
             // Results nobody took are dropped with nothing borrowed, like everything else.
             if let Some(backlog) = body.backlog.take()

@@ -24,18 +24,29 @@
 //! On a ring with deferred task work a chain moves only while its owner is in the kernel
 //! (`IORING_SETUP_DEFER_TASKRUN`, `io_uring_setup(2)`); with SQPOLL it moves by itself.
 //!
-//! A chain uses a stream's send or receive queue as a whole: it is linked only if nobody else
-//! stands there, and the last of its steps in that queue holds it. A step inside a chain cannot be
-//! cancelled by name while the kernel has not come to it: the step it is at is cancelled instead,
-//! and takes the rest with it.
+//! A step inside a chain cannot be cancelled by name while the kernel has not come to it: the step
+//! it is at is cancelled instead, and takes the rest with it.
+//!
+//! # Chains in the lines of streams
+//!
+//! Emulated, a step gets into its stream's line (its *lane*) when its turn comes. A chain stands in
+//! the lines of all its steps from the beginning, since the kernel asks nobody before it goes on:
+//! it is linked only if they are free, and its last step in each of them holds it. What comes to
+//! such a line then would wait for steps that have not begun, and they perhaps for it: a question
+//! goes out on the socket on which the chain waits for the answer. So whoever finds a line held by
+//! a step that waits has the chain *called back*: the step the kernel is at is cancelled, which
+//! breaks the chain, the lines of the steps after it go on, and the emulation takes over. A step
+//! that wins its race against the cancel is simply over, and the next one is called back; one that
+//! ends by itself (a read of a file) is left alone until then. A step that has moved a part of its
+//! bytes goes on with the rest before anybody else is let into its line.
 
-use super::slots::{NONE, State, Step};
+use super::slots::{Link, NONE, State, Step};
 use super::submit::Links;
 use super::{Engine, Fire, Payload, Reason};
 use crate::backend::OpId;
 use crate::capability::Capability;
 use crate::error::{Error, ErrorKind, Result};
-use crate::op::{Forms, Op, Shape, Stored};
+use crate::op::{Forms, Lane, Op, Shape, Stored};
 
 /// Makes a step from what came before it; user code. Called once, and dropped when the step has
 /// begun: the sockets it owns are open until then.
@@ -62,6 +73,11 @@ impl Made {
 pub(crate) enum Content {
     Op(Op),
     Maker(Maker),
+}
+
+/// Whether it may wait for what somebody else does, and not just for a device.
+fn waits_for_others(op: &Op) -> bool {
+    op.lane().is_some() || matches!(op, Op::Poll(_) | Op::RecvFrom(_) | Op::SendTo(_))
 }
 
 impl Engine {
@@ -128,9 +144,15 @@ impl Engine {
     /// The step and those after it that may be one chain.
     fn linkable(&mut self, first: u32) -> Vec<u32> {
         let mut run = Vec::new();
-        let able = self.table.capabilities.contains(Capability::LinkedOperations);
-        let mut at = if able && self.options.timeout.is_none() { first } else { NONE };
-        while at != NONE && self.is_linkable(at) {
+        let able = self.table.capabilities.contains(Capability::LinkedOperations)
+            && self.options.timeout.is_none();
+        let longest = match &self.backend {
+            Some(backend) if able => backend.longest_chain(),
+            _ => 0,
+        };
+        // No further: what does not fit would be looked at again with each step.
+        let mut at = first;
+        while at != NONE && run.len() < longest && self.is_linkable(at) {
             run.push(at);
             at = self.table.slots.body(at).then;
         }
@@ -143,10 +165,23 @@ impl Engine {
         if slot.state != State::Waiting || op.is_own(self.table.capabilities) {
             return false;
         }
-        match op.lane().filter(|_| slot.desc != NONE && !slot.holds_lane) {
-            None => true,
-            Some(lane) => !self.table.descriptors.at(slot.desc).lanes[lane as usize].busy,
+        if slot.holds_lane {
+            return true;
         }
+        let lane = self.lane_of(index);
+        lane.is_none_or(|lane| *self.holder(lane) == NONE)
+    }
+
+    /// The lane the step stands in, or will.
+    fn lane_of(&mut self, index: u32) -> Option<(u32, Lane)> {
+        let (slot, body, _) = self.table.slots.parts(index);
+        let lane = body.op.as_ref()?.lane().filter(|_| slot.desc != NONE)?;
+        let has_lanes = self.table.descriptors.at(slot.desc).has_lanes();
+        has_lanes.then_some((slot.desc, lane))
+    }
+
+    fn holder(&mut self, (desc, lane): (u32, Lane)) -> &mut u32 {
+        &mut self.table.descriptors.at(desc).lanes[lane as usize].holder
     }
 
     fn push_linked(&mut self, run: &[u32]) -> bool {
@@ -156,16 +191,11 @@ impl Engine {
             return false;
         }
         for index in run {
-            let (slot, body, _) = self.table.slots.parts(*index);
+            let slot = self.table.slots.at(*index);
             slot.state = State::InFlight;
-            slot.is_linked = true;
+            slot.link = Link::Linked;
             slot.owed += 1;
-            let (desc, before) = (slot.desc, body.before);
-            let lane = body.op.as_ref().and_then(|op| op.lane());
-            if let Some(lane) = lane.filter(|_| desc != NONE) {
-                self.table.descriptors.at(desc).lanes[lane as usize].busy = true;
-                self.pass_lane(run, *index, before);
-            }
+            self.hold_lane(*index);
         }
         self.counters.linked_steps += run.len() as u64;
         if self.resting {
@@ -174,19 +204,12 @@ impl Engine {
         true
     }
 
-    /// The last step of a run in a queue holds it.
-    fn pass_lane(&mut self, run: &[u32], index: u32, before: u32) {
-        let line = |engine: &mut Engine, at: u32| {
-            let (slot, body, _) = engine.table.slots.parts(at);
-            (slot.desc, body.op.as_ref().and_then(|op| op.lane()))
-        };
-        let own = line(self, index);
-        let mut at = before;
-        while at != NONE && run.contains(&at) {
-            if line(self, at) == own {
-                self.table.slots.at(at).holds_lane = false;
-            }
-            at = self.table.slots.body(at).before;
+    /// Holds its line, which was free or another step's of the same chain.
+    fn hold_lane(&mut self, index: u32) {
+        let Some(lane) = self.lane_of(index) else { return };
+        let before = std::mem::replace(self.holder(lane), index);
+        if before != NONE {
+            self.table.slots.at(before).holds_lane = false;
         }
         self.table.slots.at(index).holds_lane = true;
     }
@@ -194,11 +217,67 @@ impl Engine {
     /// The kernel gave a step of a chain back: it waits again, or goes on alone.
     pub(crate) fn chain_broke(&mut self, index: u32) {
         let slot = self.table.slots.at(index);
-        slot.is_linked = false;
         slot.state = State::Waiting;
         slot.cancel_sent = false;
         if slot.step == Step::May {
-            self.start_step(index);
+            self.part(index);
+            return self.start_step(index);
+        }
+        slot.link = if slot.link == Link::Cut { Link::Apart } else { Link::Back };
+    }
+
+    /// The kernel is done with a chain at this step, whose turn has come and which is not over:
+    /// nothing after it runs there. Their lines go on, but its own is its own again.
+    pub(crate) fn part(&mut self, index: u32) {
+        self.table.slots.at(index).link = Link::Apart;
+        let own = self.lane_of(index);
+        let mut at = self.table.slots.body(index).then;
+        while at != NONE {
+            let slot = self.table.slots.at(at);
+            slot.link = match slot.link {
+                Link::Linked | Link::Unwanted => Link::Cut,
+                Link::Back => Link::Apart,
+                // Here another chain begins, or an earlier look ended.
+                Link::Cut | Link::Apart => return,
+            };
+            if slot.holds_lane {
+                match own.is_some() && self.lane_of(at) == own {
+                    true => self.hold_lane(index),
+                    false => self.leave_lane(at),
+                }
+            }
+            at = self.table.slots.body(at).then;
+        }
+    }
+
+    /// Somebody stands in a line that is held by a step whose turn has not come.
+    #[cold]
+    pub(super) fn call_back(&mut self, holder: u32) {
+        let mut at = self.table.slots.body(holder).before;
+        while at != NONE {
+            let slot = self.table.slots.at(at);
+            if slot.step != Step::Waits {
+                return self.call_back_running(at);
+            }
+            if slot.link != Link::Linked {
+                // It was done before, or the chain has broken and the news is on its way.
+                return;
+            }
+            slot.link = Link::Unwanted;
+            at = self.table.slots.body(at).before;
+        }
+    }
+
+    /// Cancels the step that a chain is at, unless it ends by itself.
+    fn call_back_running(&mut self, index: u32) {
+        let (slot, body, _) = self.table.slots.parts(index);
+        let waits = body.op.as_ref().is_some_and(waits_for_others);
+        let is_out = slot.link != Link::Apart && slot.state == State::InFlight && !slot.settled;
+        if waits && is_out && slot.reason == Reason::Kernel && !slot.cancel_sent {
+            slot.cancel_sent = true;
+            self.counters.called_back += 1;
+            let id = self.table.slots.id(index);
+            self.cancel_in_backend(id);
         }
     }
 
@@ -269,13 +348,19 @@ impl Engine {
         }
         next.step = Step::May;
         if state == State::Waiting {
+            if next.link == Link::Back {
+                self.part(then);
+            }
             return self.start_step(then);
         }
-        if next.is_linked && next.reason != Reason::Kernel && !next.cancel_sent {
+        let (reason, link, cancel_sent) = (next.reason, next.link, next.cancel_sent);
+        if link != Link::Apart && reason != Reason::Kernel && !cancel_sent {
             // It was asked to end when the kernel had not come to it.
-            next.cancel_sent = true;
+            self.table.slots.at(then).cancel_sent = true;
             let id = self.table.slots.id(then);
             self.cancel_in_backend(id);
+        } else if link == Link::Unwanted {
+            self.call_back_running(then);
         }
     }
 
@@ -362,5 +447,78 @@ impl Engine {
             },
         };
         Some((reason, error))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::backend::AnyBackend;
+    use crate::{Backend, Interest, Options, Proactor, RunningSequence, Socket, Wait};
+    use std::io::{ErrorKind, Read, Write};
+    use std::os::unix::net::UnixStream;
+
+    fn pair(io: &Proactor) -> (Socket, UnixStream) {
+        let (here, there) = UnixStream::pair().expect("two descriptors");
+        there.set_nonblocking(true).expect("a flag");
+        (io.adopt_socket(here).expect("room"), there)
+    }
+
+    /// The kernel takes so many entries of what is staged.
+    fn take_at_most(io: &Proactor, entries: u32) {
+        let staged = |engine: &mut super::Engine| match &mut engine.backend {
+            Some(AnyBackend::Uring(uring)) => uring.take_at_most(entries),
+            _ => panic!("a ring was asked for"),
+        };
+        io.inner().with("test", staged).expect("nothing is borrowed");
+    }
+
+    fn turns(io: &Proactor) {
+        for _ in 0..10 {
+            io.poll(Wait::Now).expect("a turn");
+        }
+    }
+
+    fn run(io: &Proactor, running: RunningSequence) -> usize {
+        io.block_on(async { running.await.expect("every step succeeds").steps() }).expect("polled")
+    }
+
+    #[test]
+    fn a_chain_of_which_the_kernel_took_a_part_goes_on_in_order() {
+        for taken in 1..6 {
+            let io = Proactor::with(Options::default().backend(Backend::IoUring)).expect("a ring");
+            let ((gate, mut opener), (near, mut far)) = (pair(&io), pair(&io));
+            io.poll(Wait::Now).expect("the bell is armed");
+            let steps = io.sequence().then(io.nop()).then(gate.ready(Interest::READABLE));
+            let steps = steps.then(io.nop()).send_all(&near, b"one ".to_vec()).then(io.nop());
+            let steps = steps.send_all(&near, b"two".to_vec());
+            let running = steps.submit().expect("room");
+            assert_eq!(io.stats().linked_steps, 6);
+            take_at_most(&io, taken);
+            turns(&io);
+            let mut got = [0; 16];
+            let early = far.read(&mut got).map_err(|error| error.kind());
+            assert_eq!(early, Err(ErrorKind::WouldBlock), "{taken} taken: the gate is closed");
+            opener.write_all(b"!").expect("room for a byte");
+            assert_eq!(run(&io, running), 6);
+            let len = far.read(&mut got).expect("it arrived");
+            assert_eq!(&got[..len], b"one two", "{taken} taken");
+            assert_eq!(io.stats().in_flight, 0);
+        }
+    }
+
+    #[test]
+    fn a_sequence_longer_than_the_queue_is_looked_through_once() {
+        let mut options = Options::default().backend(Backend::IoUring).operations(64);
+        options.submissions = Some(8);
+        let io = Proactor::with(options).expect("a ring");
+        io.poll(Wait::Now).expect("the bell is armed");
+        let mut steps = io.sequence();
+        for _ in 0..50 {
+            steps.add(io.nop());
+        }
+        let running = steps.submit().expect("room");
+        assert_eq!(run(&io, running), 50);
+        // Six chains of eight; the two that are left are a chain too.
+        assert_eq!(io.stats().linked_steps, 50);
     }
 }

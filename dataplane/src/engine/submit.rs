@@ -1,8 +1,8 @@
 //! From submission to backend: checking, the bound, lanes, pools, deadlines, cancel.
 
-use super::descriptors::{Class, DescId};
+use super::descriptors::DescId;
 use super::groups::PoolId;
-use super::slots::{NONE, Notify, State, Step};
+use super::slots::{Link, NONE, Notify, State, Step};
 use super::{Engine, Fire, Outcome, Reason, deadlines};
 use crate::backend::{AnyBackend, Event, OpId};
 use crate::error::{Error, ErrorKind, Result};
@@ -209,14 +209,13 @@ impl Engine {
             return self.launch(index);
         }
         let descriptor = self.table.descriptors.at(slot.desc);
-        let Some(lane) = op.lane().filter(|_| {
-            matches!(descriptor.class(), Class::Stream | Class::Other | Class::File { .. })
-        }) else {
+        let Some(lane) = op.lane().filter(|_| descriptor.has_lanes()) else {
             return self.launch(index);
         };
         let lane = &mut descriptor.lanes[lane as usize];
-        if !lane.busy {
-            lane.busy = true;
+        let holder = lane.holder;
+        if holder == NONE {
+            lane.holder = index;
             slot.holds_lane = true;
             return self.launch(index);
         }
@@ -226,12 +225,18 @@ impl Engine {
             NONE => lane.first = index,
             last => self.table.slots.at(last).next = index,
         }
+        if self.table.slots.at(holder).step == Step::Waits {
+            self.call_back(holder);
+        }
     }
 
     /// Hands an operation to the backend (again).
     pub(crate) fn launch(&mut self, index: u32) {
         if self.resting {
             self.rouse();
+        }
+        if self.table.slots.at(index).link != Link::Apart {
+            self.part(index);
         }
         let (slot, body, _) = self.table.slots.parts(index);
         slot.state = State::InFlight;
@@ -308,8 +313,9 @@ impl Engine {
         let (desc, lane) = (slot.desc, body.op.as_ref().and_then(|op| op.lane()));
         let Some(lane) = lane.filter(|_| desc != NONE) else { return };
         let queue = &mut self.table.descriptors.at(desc).lanes[lane as usize];
+        queue.holder = queue.first;
         match queue.first {
-            NONE => queue.busy = false,
+            NONE => {}
             first => {
                 let slot = self.table.slots.at(first);
                 let next = std::mem::replace(&mut slot.next, NONE);

@@ -37,6 +37,7 @@ pub mod relay;
 pub mod remote;
 pub mod semaphore;
 pub mod sequence;
+pub mod sequence_lanes;
 pub mod sequence_made;
 pub mod shutdown;
 pub mod spawn;
@@ -98,6 +99,7 @@ const LISTS: &[&[Case]] = &[
     remote::CASES,
     semaphore::CASES,
     sequence::CASES,
+    sequence_lanes::CASES,
     sequence_made::CASES,
     shutdown::CASES,
     spawn::CASES,

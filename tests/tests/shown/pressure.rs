@@ -46,8 +46,13 @@ pub(super) const BRANCHES: &[Rule] = &[
         rule: "It is full when a chain comes: entered whole, or emulated.",
         shown_by: &[
             "dataplane: a_chain_that_does_not_fit_stages_nothing",
+            "dataplane: a_sequence_longer_than_the_queue_is_looked_through_once",
             "sqpoll/a_sequence_behind_a_full_queue",
         ],
+    },
+    Rule {
+        rule: "The kernel takes a part of a chain: the rest waits for its turn.",
+        shown_by: &["dataplane: a_chain_of_which_the_kernel_took_a_part_goes_on_in_order"],
     },
     Rule {
         rule: "The completion queue overflows: nothing is lost, and what it ended is armed again.",

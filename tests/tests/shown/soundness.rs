@@ -112,6 +112,7 @@ pub(super) const RULES: &[Rule] = &[
         rule: "A chain is written whole or not at all; a batch submits all of it or nothing.",
         shown_by: &[
             "dataplane: a_chain_that_does_not_fit_stages_nothing",
+            "dataplane: what_is_left_of_a_chain_that_was_cut_does_not_run",
             "batch/a_malformed_one_submits_none",
             "batch/no_room_hands_all_back",
         ],

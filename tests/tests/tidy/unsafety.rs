@@ -46,6 +46,7 @@ const MODULES: &[(&str, &str)] = &[
         "epoll and poll(2) calls that take descriptors by number",
     ),
     ("dataplane/src/backend/uring/buf_ring.rs", "a buffer ring in memory shared with the kernel"),
+    ("dataplane/src/backend/uring/chain.rs", "entries that are staged already"),
     ("dataplane/src/backend/uring/mod.rs", "entries whose pointers the slots keep alive"),
     ("dataplane/src/backend/uring/pools.rs", "buffers handed to the kernel"),
     ("dataplane/src/backend/uring/probe.rs", "trials of kernel features"),

@@ -17,6 +17,7 @@
 #![allow(unsafe_code)]
 
 pub(crate) mod buf_ring;
+mod chain;
 mod pools;
 pub(crate) mod probe;
 pub(crate) mod ring;
@@ -38,7 +39,7 @@ use crate::op::{Forms, Interest, Lane, Op, Shape};
 use crate::options::{Backend as Choice, MAX_OPERATIONS, Options};
 use crate::remote::inbox::Shared;
 use crate::remote::waker::Bell;
-use io_uring::squeue::{Entry, Flags};
+use io_uring::squeue::Entry;
 use io_uring::{opcode, types};
 use ring::{End, Ring};
 use setup::Setup;
@@ -128,6 +129,12 @@ impl Uring {
             counts: Counts::default(),
             in_overflow: false,
         })
+    }
+
+    /// The next enter hands over no more than so many entries.
+    #[cfg(test)]
+    pub(crate) fn take_at_most(&mut self, entries: u32) {
+        self.ring.at_most = Some(entries);
     }
 
     /// Stages an entry, or puts it in line.
@@ -261,6 +268,9 @@ impl Uring {
             Ok(entered) if entered.end == End::CompletionsLost => Err(Fatal::Dropped),
             Ok(entered) => {
                 self.counts.busy += u64::from(entered.end == End::Busy);
+                if self.ring.is_short() {
+                    self.mend();
+                }
                 if !self.backlog.is_empty() {
                     self.move_up();
                 }
@@ -268,6 +278,13 @@ impl Uring {
             }
             Err(error) => Err(Fatal::Failed(setup::errno_of(&error).unwrap_or(libc::EIO))),
         }
+    }
+
+    /// The kernel cut a chain in two: the steps it did not take end as those of a broken chain.
+    #[cold]
+    fn mend(&mut self) {
+        let cut_off = self.ring.mend(tagged(Kind::Internal, 0));
+        self.own.extend(cut_off.into_iter().map(|id| Event::of(OpId(id), -libc::ECANCELED, 0)));
     }
 
     /// Hands everything over, the backlog too, and sees it taken, unless the kernel takes nothing
@@ -360,13 +377,13 @@ impl Uring {
     }
 
     /// The kernel did not find an operation that is still out: a submission thread had it in hand,
-    /// between waiting and trying once more. Unless its end is among the events of this turn, the
-    /// next time finds it.
+    /// between waiting and trying once more, or it is the next of a chain and the kernel has yet to
+    /// begin it. Unless its end is among the events of this turn, the next time finds it.
     #[cold]
     fn cancel_again(&mut self, value: u64, table: &mut Table) {
         let id = table.slots.id(value as u32);
         let slot = table.slots.at(id.index());
-        let is_out = slot.cancel_sent && slot.owed > 0 && !slot.settled && !slot.is_linked;
+        let is_out = slot.cancel_sent && slot.owed > 0 && !slot.settled;
         let is_it = short_name(CANCEL, id) & 0x00ff_ffff_ffff_ffff == value;
         if is_out && is_it && !self.polling.contains(&id) {
             self.stage_cancel(id, id.0);
@@ -455,29 +472,24 @@ impl Backend for Uring {
         }
     }
 
-    fn push_chain(&mut self, ids: &[OpId], table: &mut Table) -> bool {
-        if self.storage.is_some() || !self.backlog.is_empty() {
-            return false;
+    fn longest_chain(&self) -> usize {
+        match self.storage.is_some() || !self.backlog.is_empty() {
+            true => 0,
+            false => self.ring.capacity(),
         }
+    }
+
+    fn push_chain(&mut self, ids: &[OpId], table: &mut Table) -> bool {
         if self.ring.room() < ids.len() && self.enter(0, None).is_err() {
             return false;
         }
         if self.ring.room() < ids.len() {
             return false;
         }
-        // The chain ends with the one entry that has no link.
-        let last = ids.len().saturating_sub(1);
-        let link = |at| if at < last { Flags::IO_LINK } else { Flags::empty() };
-        let entries: Vec<Entry> = ids
-            .iter()
-            .enumerate()
-            .map(|(at, id)| {
-                let entry = table.resolve(*id, |op, cx| op.entry(cx));
-                entry.flags(link(at)).user_data(id.0)
-            })
-            .collect();
+        let entry = |id: &OpId| table.resolve(*id, |op, cx| op.entry(cx)).user_data(id.0);
+        let chain: Vec<Entry> = ids.iter().map(entry).collect();
         // SAFETY: as in `stage`, for every entry.
-        unsafe { self.ring.push_all(&entries) }
+        unsafe { self.ring.push_chain(chain) }
     }
 
     fn cancel(&mut self, id: OpId, _: &mut Table) {

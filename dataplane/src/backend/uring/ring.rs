@@ -40,6 +40,7 @@ use io_uring::{
     squeue,
 };
 
+use super::chain::Chains;
 use super::setup::Setup;
 
 /// Why `enter` came back.
@@ -103,9 +104,19 @@ pub(crate) struct Ring {
     cq: ManuallyDrop<CompletionQueue<'static>>,
     status: CompletionStatus,
     /// Entries pushed and not yet accepted by an enter.
-    staged: u32,
-    sqpoll: bool,
+    pub(super) staged: u32,
+    pub(super) sqpoll: bool,
     iopoll: bool,
+    /// Entries the kernel took so far; the place of the first of those staged. Not kept with a
+    /// submission thread.
+    pub(super) head: u32,
+    /// From the first chain on.
+    pub(super) chains: Option<Chains>,
+    /// The last enter took a part of what was staged.
+    pub(super) short: bool,
+    /// Most entries handed over by the next enter.
+    #[cfg(test)]
+    pub(crate) at_most: Option<u32>,
     /// System calls made by `enter`.
     enters: u64,
     /// Enters through the place the descriptor has in its thread's table, if it got one.
@@ -143,6 +154,11 @@ impl Ring {
             cq: ManuallyDrop::new(cq),
             status,
             staged: 0,
+            head: 0,
+            chains: None,
+            short: false,
+            #[cfg(test)]
+            at_most: None,
             sqpoll: setup.sqpoll.is_some(),
             iopoll: setup.iopoll,
             enters: 0,
@@ -182,6 +198,17 @@ impl Ring {
             self.staged += entries.len() as u32;
         }
         pushed
+    }
+
+    /// Whether the last enter took a part of what was staged: [`mend`](Ring::mend) comes next.
+    #[inline]
+    pub(crate) fn is_short(&self) -> bool {
+        self.short
+    }
+
+    /// Entries that can be pushed between two enters.
+    pub(crate) fn capacity(&self) -> usize {
+        self.sq.capacity()
     }
 
     /// Entries that can be pushed before the next enter.
@@ -252,6 +279,8 @@ impl Ring {
     ) -> io::Result<usize> {
         self.enters += 1;
         let (submitter, staged, bits) = (&self.submitter, self.staged, flags.bits());
+        #[cfg(test)]
+        let staged = staged.min(self.at_most.take().unwrap_or(staged));
         match timeout {
             None => {
                 // SAFETY: no argument is passed.
@@ -280,6 +309,8 @@ impl Ring {
                 let taken = taken as u32;
                 debug_assert!(taken <= self.staged);
                 self.staged -= taken;
+                self.head = self.head.wrapping_add(taken);
+                self.short = self.staged > 0 && taken > 0;
                 return Ok(Entered { taken, end: End::Done });
             }
             Err(error) => error,
@@ -380,7 +411,6 @@ mod tests {
     use super::super::setup::SqPoll;
     use super::*;
     use io_uring::opcode::{Nop, Timeout};
-    use io_uring::squeue::Flags;
 
     fn ring(sq_entries: u32, cq_entries: u32) -> Ring {
         Ring::new(&Setup { sq_entries, cq_entries, sqpoll: None, iopoll: false }).unwrap()
@@ -421,26 +451,6 @@ mod tests {
         ring.enter(1, None).unwrap();
         ring.enter(1, Some(Duration::from_secs(60))).unwrap();
         assert_eq!(ring.enters(), 1, "the completion that is there satisfies the wait");
-    }
-
-    #[test]
-    fn a_chain_that_does_not_fit_stages_nothing() {
-        let mut ring = ring(8, 16);
-        assert!((0..6).all(|user_data| nop(&mut ring, user_data)));
-        let links = |n: u64| -> Vec<squeue::Entry> {
-            let link = |at| if at + 1 < n { Flags::IO_LINK } else { Flags::empty() };
-            (0..n).map(|at| Nop::new().build().flags(link(at)).user_data(10 + at)).collect()
-        };
-        // SAFETY: no-ops point at nothing.
-        assert!(!unsafe { ring.push_all(&links(3)) });
-        assert_eq!((ring.staged(), ring.room()), (6, 2));
-        // SAFETY: as above.
-        assert!(unsafe { ring.push_all(&links(2)) });
-        assert!(!nop(&mut ring, 99));
-        assert_eq!(ring.enter(8, None).unwrap().taken, 8);
-        let seen: Vec<u64> =
-            reap(&mut ring, 16).into_iter().map(|(user_data, _)| user_data).collect();
-        assert_eq!(seen, [0, 1, 2, 3, 4, 5, 10, 11]);
     }
 
     #[test]

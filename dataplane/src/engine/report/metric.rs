@@ -139,6 +139,11 @@ impl Stats {
             |s| s.linked_steps,
         ),
         counter(
+            "dataplane_called_back_total",
+            "Chains that were taken back from the kernel, since others waited behind them.",
+            |s| s.called_back,
+        ),
+        counter(
             "dataplane_spin_hits_total",
             "Times that looking before sleeping found something.",
             |s| s.spin_hits,
@@ -282,10 +287,11 @@ mod tests {
             tasks: 38,
             spin_hits: 39,
             spin_misses: 40,
+            called_back: 41,
         };
         let mut read: Vec<u64> =
             Stats::METRICS.iter().map(|metric| (metric.read)(&stats)).collect();
         read.sort_unstable();
-        assert_eq!(read, (0..=40).collect::<Vec<u64>>());
+        assert_eq!(read, (0..=41).collect::<Vec<u64>>());
     }
 }

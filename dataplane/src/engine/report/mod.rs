@@ -40,6 +40,8 @@ pub(crate) struct Counters {
     pub(crate) inline: u64,
     /// Steps of sequences that went to the kernel as parts of a chain.
     pub(crate) linked_steps: u64,
+    /// Chains taken back from the kernel.
+    pub(crate) called_back: u64,
     pub(crate) wakes: u64,
     pub(crate) helped_operations: u64,
     /// Operations that went on in another way after the kernel had refused the first.
@@ -87,6 +89,9 @@ pub struct Stats {
     pub inline: u64,
     /// Steps of sequences that went to the kernel as parts of a chain.
     pub linked_steps: u64,
+    /// Chains that were taken back from the kernel, since others waited behind steps of theirs that
+    /// had not begun.
+    pub called_back: u64,
     /// Tasks that are not over.
     pub tasks: usize,
     /// Times that looking before sleeping ([`Options::spin`]) found something.
@@ -194,6 +199,7 @@ impl Engine {
             unhandled_messages: self.messages.unhandled,
             inline: counters.inline,
             linked_steps: counters.linked_steps,
+            called_back: counters.called_back,
             tasks: 0,
             spin_hits: self.spin.hits,
             spin_misses: self.spin.misses,

@@ -137,14 +137,15 @@ impl Policy {
 /// One direction of a stream.
 #[derive(Debug)]
 pub(crate) struct LaneQueue {
-    pub(crate) busy: bool,
+    /// The operation it is busy with, or the last step of a chain that stands in it.
+    pub(crate) holder: u32,
     pub(crate) first: u32,
     pub(crate) last: u32,
 }
 
 impl LaneQueue {
     const fn new() -> LaneQueue {
-        LaneQueue { busy: false, first: NONE, last: NONE }
+        LaneQueue { holder: NONE, first: NONE, last: NONE }
     }
 }
 
@@ -197,6 +198,11 @@ impl Descriptor {
 
     pub(crate) fn class(&self) -> Class {
         self.class
+    }
+
+    /// Whether what goes in one direction stands in a line: there is an order to keep.
+    pub(crate) fn has_lanes(&self) -> bool {
+        matches!(self.class, Class::Stream | Class::Other | Class::File { .. })
     }
 
     /// Gives the number up, to be closed by whoever takes it.

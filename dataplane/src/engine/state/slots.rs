@@ -63,6 +63,23 @@ pub(crate) enum Step {
     May,
 }
 
+/// What a chain of the kernel's is to a step.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Link {
+    /// The kernel has it by itself, or not at all.
+    Apart,
+    /// The kernel has it as a part of a chain.
+    Linked,
+    /// Likewise, and it is called back when the kernel comes to it: somebody stands in a line that
+    /// a step after it holds.
+    Unwanted,
+    /// Likewise, but the chain broke before it: its end comes, and it holds no line any more.
+    Cut,
+    /// The kernel gave it back before the end of the step before it was seen: it and the steps
+    /// after it still hold their lines.
+    Back,
+}
+
 /// Called once with the ended operation; without it when its memory had to be leaked.
 pub(crate) type OnceCallback = Box<dyn FnOnce(Option<Op>, Outcome)>;
 /// Called with each result of a multishot operation, and (true) with its end.
@@ -123,8 +140,7 @@ pub(crate) struct Slot {
     pub(crate) step: Step,
     /// A step of a sequence starts after it.
     pub(crate) leads: bool,
-    /// The kernel has it as a part of a chain.
-    pub(crate) is_linked: bool,
+    pub(crate) link: Link,
     pub(crate) owed: u16,
     pub(crate) generation: u32,
     pub(crate) result: i32,
@@ -194,7 +210,7 @@ impl Slot {
             holds_lane: false,
             step: Step::Alone,
             leads: false,
-            is_linked: false,
+            link: Link::Apart,
             owed: 0,
             generation: 1,
             result: 0,

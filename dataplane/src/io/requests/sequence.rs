@@ -9,10 +9,10 @@
 //! What counts as a failure of a step, besides an error: a read or a send that moved less than was
 //! asked for. A receive that brought some bytes, or the end of the stream, is a success.
 //!
-//! Linked steps take their places in the queues of their streams together, when the first of them
-//! starts: what is submitted to such a stream afterwards goes out after the chain. A chain that
-//! waits for the answer to that (a receive, then a send on the socket on which the question is
-//! still to go out) waits for ever; give it a timeout, or submit the question before it.
+//! A step takes its place in the queue of its stream when its turn comes, linked or not: what is
+//! submitted to that stream before is not kept waiting. Where the kernel would keep it waiting,
+//! since a chain stands in the queues of all its streams at once, the loop takes the chain back and
+//! goes on with it itself.
 //!
 //! On a proactor with a deferring ring, which is the default, linked steps move while the owner
 //! polls, like everything else; with [`Options::sqpoll`](crate::Options::sqpoll) they move while
@@ -24,7 +24,7 @@ use super::{Local, Socket};
 use crate::backend::OpId;
 use crate::engine::deadlines::{instant_to_ns, now_ns};
 use crate::engine::sequence::{Content, Made};
-use crate::engine::slots::State;
+use crate::engine::slots::{Link, State};
 use crate::engine::{Engine, Reason};
 use crate::error::{Error, ErrorKind, Failed, Result};
 use crate::op::{Operation, SemaphoreSignal, SemaphoreWait};
@@ -332,7 +332,8 @@ fn look(engine: &mut Engine, ids: &[OpId]) -> Verdict {
         if engine.table.slots.find(*id).is_none() {
             continue;
         }
-        verdict.linked += usize::from(engine.table.slots.at(id.index()).is_linked);
+        let link = engine.table.slots.at(id.index()).link;
+        verdict.linked += usize::from(matches!(link, Link::Linked | Link::Unwanted));
         if verdict.failed.is_none() {
             verdict.failed = engine.step_error(*id).map(|(reason, error)| (step, reason, error));
         }

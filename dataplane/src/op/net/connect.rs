@@ -31,10 +31,6 @@ impl Connect {
 impl Forms for Connect {
     const NAME: &'static str = "connect";
 
-    fn links(&self) -> bool {
-        true
-    }
-
     fn desc(&self) -> Option<DescId> {
         Some(self.socket)
     }
