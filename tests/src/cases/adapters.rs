@@ -31,6 +31,7 @@ pub const CASES: &[Case] = &[
     Case { name: "adapters/a_reset_is_no_end", needs: &[], run: a_reset },
     Case { name: "adapters/a_broken_pipe_stays", needs: &[], run: a_broken_pipe },
     Case { name: "adapters/dropped_halves_leave_nothing", needs: &[], run: dropped_halves },
+    Case { name: "adapters/a_half_keeps_the_socket", needs: &[], run: a_half },
     Case { name: "adapters/halves_in_two_tasks", needs: &[], run: halves_in_tasks },
     Case { name: "adapters/an_exhausted_loop_loses_nothing", needs: &[], run: an_exhausted_loop },
     Case { name: "adapters/a_writer_leaves_room", needs: &[], run: a_writer_leaves_room },
@@ -358,6 +359,23 @@ fn dropped_halves(cx: &Cx<'_>) -> Result<(), Skip> {
     drop((near, far, pool));
     settled(cx, 0);
     cx.poll_until("the pool's slots to come back", || received.available() == 2);
+    Ok(())
+}
+
+/// The reader reads on when the writer, and every other handle, is gone.
+fn a_half(cx: &Cx<'_>) -> Result<(), Skip> {
+    let (near, far) = cx.unix_pair();
+    let pool = cx.io.receive_pool(8, SLOT_BYTES).expect("memory for a small pool");
+    let (mut reader, writer) =
+        near.duplex(&pool, &cx.slab(8, SLOT_BYTES)).expect("room").into_split();
+    drop((near, writer));
+    let mut back = Vec::new();
+    cx.block_on(async {
+        write(&far, b"late").await;
+        far.finish().await.expect("the end of the stream");
+        reader.read_to_end(&mut back).await.expect("the end is no error");
+    });
+    assert_eq!(back, b"late");
     Ok(())
 }
 

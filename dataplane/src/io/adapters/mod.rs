@@ -35,7 +35,8 @@ pub struct Duplex<P: Port = Local> {
 }
 
 impl<P: Port> Duplex<P> {
-    /// Its two halves, which may go to two tasks.
+    /// Its two halves, which may go to two tasks. Either keeps the socket open: dropping one ends
+    /// nothing for the other.
     pub fn into_split(self) -> (Reader<P>, Writer<P>) {
         (self.reader, self.writer)
     }
@@ -48,7 +49,7 @@ impl<P: Port> Socket<P> {
     ///
     /// A refused receive: Closed, Exhausted, a pool of another proactor.
     pub fn reader(&self, pool: &ReceivePool) -> Result<Reader<P>> {
-        Ok(Reader::new(self.receive_all(pool).submit()?))
+        Ok(Reader::new(self, self.receive_all(pool).submit()?))
     }
 
     /// A byte stream to the peer, sent from leases of `slab`: up to eight are under way at once.

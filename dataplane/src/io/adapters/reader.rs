@@ -5,7 +5,7 @@
 //! it goes back to its pool.
 
 use crate::error::{Error, Result};
-use crate::io::{Local, Port};
+use crate::io::{Local, Port, Socket};
 use crate::op::{Filled, RecvMany};
 use futures_core::Stream;
 use std::fmt;
@@ -19,6 +19,8 @@ use std::task::{Context, Poll, ready};
 /// is never taken for one that ended. Dropping the reader loses what had arrived and was not read.
 pub struct Reader<P: Port = Local> {
     stream: P::Stream<RecvMany>,
+    /// The socket stays open for as long as it is read, whatever becomes of its writer.
+    _socket: Socket<P>,
     filled: Option<Filled>,
     /// How much of `filled` was handed out.
     taken: usize,
@@ -32,8 +34,9 @@ impl<P: Port> fmt::Debug for Reader<P> {
 }
 
 impl<P: Port> Reader<P> {
-    pub(super) fn new(stream: P::Stream<RecvMany>) -> Reader<P> {
-        Reader { stream, filled: None, taken: 0, end: None }
+    pub(super) fn new(socket: &Socket<P>, stream: P::Stream<RecvMany>) -> Reader<P> {
+        let _socket = socket.clone();
+        Reader { stream, _socket, filled: None, taken: 0, end: None }
     }
 
     /// What has arrived and was not read yet, of the buffer at hand.
