@@ -440,7 +440,8 @@ impl Signals {
         self.core.unclaimed.get()
     }
 
-    /// Whether they still are owned: not after the proactor's end.
+    /// Whether they still are owned: not after the proactor's end, nor after a
+    /// [`cancel_all`](Proactor::cancel_all), which ends the watch on them like everything else.
     pub fn is_active(&self) -> bool {
         self.core.taken.borrow().is_some()
     }
