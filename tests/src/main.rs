@@ -68,8 +68,12 @@ fn soak_all(configurations: &[matrix::Configuration], operations: u64, seed: u64
             continue;
         }
         let each = |sample: &soak::Sample| println!("{name}: {sample}");
-        match soak::run(configuration, operations, seed, each) {
-            Ok(tally) => println!("{name}: {tally}\n{}", tally.table()),
+        let outcome = soak::run(configuration, operations, seed, each).and_then(|tally| {
+            println!("{name}: {tally}\n{}", tally.table());
+            tally.complete()
+        });
+        match outcome {
+            Ok(()) => {}
             Err(problem) => {
                 println!("{name}: FAILED: {problem}");
                 is_good = false;
@@ -81,6 +85,10 @@ fn soak_all(configurations: &[matrix::Configuration], operations: u64, seed: u64
 
 fn main() -> ExitCode {
     let arguments = Arguments::parse();
+    if let Some(Err(problem)) = arguments.soak.map(|_| soak::prepare()) {
+        eprintln!("{problem}");
+        return ExitCode::FAILURE;
+    }
     let configurations = match matrix::named(&arguments.configuration, arguments.seed) {
         Ok(configurations) => configurations,
         Err(problem) => {

@@ -1,16 +1,20 @@
 //! The other thread: submits, registers, waits, wakes and drops through a handle, all the while.
 //!
-//! What both threads work on is [`Shared`]: the semaphores, and wakers of tasks that are to be
-//! woken from here.
+//! What both threads work on is [`Shared`]: the semaphores, futex words and notifications, wakers of
+//! tasks that are to be woken from here, and sockets that were given away.
 
 use super::books::{Books, Tally};
-use super::held::{Held, awaited};
+use super::held::{Held, awaited, connected};
 use super::world::{Dice, LIMIT};
 use dataplane::fence::Semaphore;
 use dataplane::regions::Slab;
-use dataplane::{Event, Handle, Interest, Operation, RemoteWatch, Request, Socket};
+use dataplane::{
+    Address, Event, FutexWord, Handle, Interest, Multi, Multishot, Notification, OpenOptions,
+    Operation, ReceivePool, RemoteWatch, Request, Socket,
+};
 use std::future::{Future, IntoFuture};
 use std::os::unix::net::UnixStream;
+use std::path::{Path, PathBuf};
 use std::pin::pin;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -20,13 +24,22 @@ use std::time::{Duration, Instant};
 
 /// Handles kept at once.
 const HELD: usize = 24;
-/// Slots of this thread's slab.
+/// Sockets kept at once.
+const SOCKETS: usize = 12;
+/// Slots of this thread's slabs.
 const SLOTS: usize = 8;
 
 /// What the threads share.
 pub(super) struct Shared {
     handle: Handle,
+    /// What this thread listens on.
+    address: Address,
+    path: PathBuf,
     semaphores: Mutex<Vec<Semaphore>>,
+    /// One of this process, one in a memfd.
+    words: [FutexWord; 2],
+    notifications: [Notification; 2],
+    given: Mutex<Vec<Socket<Handle>>>,
     wakers: Mutex<Vec<Waker>>,
     stop: AtomicBool,
 }
@@ -39,10 +52,37 @@ impl Shared {
     /// Semaphores at once.
     pub(super) const SEMAPHORES: usize = 4;
 
-    pub(super) fn new(handle: Handle) -> Shared {
+    /// The other thread listens on an abstract name beside this one.
+    pub(super) fn new(handle: Handle, name: &[u8], path: &Path) -> dataplane::Result<Shared> {
         let semaphores = (0..Self::SEMAPHORES).map(|_| Semaphore::new(0)).collect();
-        let semaphores = Mutex::new(semaphores);
-        Shared { handle, semaphores, wakers: Mutex::default(), stop: AtomicBool::new(false) }
+        Ok(Shared {
+            handle,
+            address: Address::abstract_name(&[name, b"-elsewhere"].concat())?,
+            path: path.to_owned(),
+            semaphores: Mutex::new(semaphores),
+            words: [FutexWord::new(0), FutexWord::shared(0)?],
+            notifications: [Notification::new(), Notification::shared()?],
+            given: Mutex::default(),
+            wakers: Mutex::default(),
+            stop: AtomicBool::new(false),
+        })
+    }
+
+    pub(super) fn word(&self, dice: &mut Dice) -> FutexWord {
+        self.words[dice.below(self.words.len())].clone()
+    }
+
+    pub(super) fn notification(&self, dice: &mut Dice) -> Notification {
+        self.notifications[dice.below(self.notifications.len())].clone()
+    }
+
+    /// Makes a socket the other thread's.
+    pub(super) fn give(&self, socket: Socket<Handle>) {
+        lock(&self.given).push(socket);
+    }
+
+    fn take_given(&self) -> Vec<Socket<Handle>> {
+        std::mem::take(&mut *lock(&self.given))
     }
 
     pub(super) fn semaphore(&self, at: usize) -> Semaphore {
@@ -100,6 +140,8 @@ struct There<'a> {
     books: Books,
     slab: Slab,
     sockets: Vec<Socket<Handle>>,
+    listener: Socket<Handle>,
+    pool: ReceivePool,
     held: Vec<Held>,
     watches: Vec<(RemoteWatch, Event)>,
 }
@@ -110,7 +152,13 @@ struct There<'a> {
 ///
 /// What does not add up.
 pub(super) fn run(shared: &Shared, seed: u64) -> Result<Tally, String> {
+    let pooled = Slab::new(SLOTS, 256).map_err(|error| error.to_string())?;
+    let listening = shared.handle.listen(shared.address.clone());
+    let listener = wait(Box::pin(listening)).map_err(|error| error.to_string())?;
+    let pool = wait(Box::pin(shared.handle.receive_pool_over(&pooled)));
     let mut there = There {
+        listener,
+        pool: pool.map_err(|error| error.to_string())?,
         shared,
         handle: &shared.handle,
         dice: Dice::new(seed ^ 0x5eed),
@@ -124,11 +172,11 @@ pub(super) fn run(shared: &Shared, seed: u64) -> Result<Tally, String> {
         there.step()?;
         shared.wake_all();
     }
-    let There { books, slab, sockets, held, watches, .. } = there;
-    drop((sockets, held));
+    let There { books, slab, sockets, held, watches, listener, pool, .. } = there;
+    drop((sockets, held, listener, pool, shared.take_given()));
     watches.into_iter().for_each(|(watch, _)| wait(watch.unregister()).unwrap_or(()));
     let deadline = Instant::now() + LIMIT;
-    while slab.available() < slab.slots() {
+    while slab.available() < slab.slots() || pooled.available() < pooled.slots() {
         if Instant::now() >= deadline {
             return Err("buffers of the other thread did not come back".to_owned());
         }
@@ -167,7 +215,13 @@ impl There<'_> {
 
     fn step(&mut self) -> Result<(), String> {
         let soon = Instant::now() + self.dice.micros(300);
-        match self.dice.below(24) {
+        match self.dice.below(32) {
+            24 | 25 => self.on_word(),
+            26 | 27 => self.on_notification(),
+            28 => self.on_listener(),
+            29 => self.on_stream(),
+            30 => self.on_file()?,
+            31 => self.hold(self.handle.resolve("127.0.0.1:80")),
             0 => self.await_one(self.handle.nop()),
             1..=3 => self.hold(self.handle.nop()),
             4 => self.hold(self.handle.sleep_until(soon)),
@@ -208,6 +262,8 @@ impl There<'_> {
     }
 
     fn on_socket(&mut self) -> Result<(), String> {
+        self.sockets.append(&mut self.shared.take_given());
+        self.sockets.truncate(SOCKETS);
         if self.sockets.len() < 4 {
             let (one, two) = UnixStream::pair().map_err(|error| error.to_string())?;
             for end in [one, two] {
@@ -238,6 +294,89 @@ impl There<'_> {
             }
         }
         Ok(())
+    }
+
+    /// An operation that waits, or this thread; or somebody is woken.
+    fn on_word(&mut self) {
+        let word = self.shared.word(&mut self.dice);
+        let value = word.load(Ordering::Acquire);
+        match self.dice.below(4) {
+            0 => {
+                self.books.did("words slept on by a thread");
+                // Nobody may come in time.
+                let _ = word.wait(value, Some(self.dice.micros(100)));
+            }
+            1 => self.hold(self.handle.futex_wake(&word, 1)),
+            _ => self.hold(self.handle.futex_wait(&word, value)),
+        }
+    }
+
+    fn on_notification(&mut self) {
+        let notification = self.shared.notification(&mut self.dice);
+        let seen = notification.epoch();
+        match self.dice.below(4) {
+            0 => {
+                self.books.did("notifications slept on by a thread");
+                let _ = notification.wait(seen, Some(self.dice.micros(100)));
+            }
+            1 => self.hold(self.handle.signal_notification(&notification, 1)),
+            _ => self.hold(self.handle.wait_notification(&notification, seen)),
+        }
+    }
+
+    /// Accepts, once or again and again, and connects to itself.
+    fn on_listener(&mut self) {
+        let soon = self.dice.micros(3000);
+        match self.dice.below(4) {
+            0 => self.hold(self.listener.accept().timeout(soon)),
+            1 => self.hold_stream(self.listener.incoming().timeout(soon)),
+            _ => {
+                let (books, to) = (self.books.clone(), self.shared.address.clone());
+                let connecting = connected(books, self.handle.connect(to));
+                self.sockets.extend(wait(Box::pin(connecting)));
+            }
+        }
+    }
+
+    fn on_stream(&mut self) {
+        let Some(socket) = self.sockets.first().cloned() else { return };
+        let soon = self.dice.micros(3000);
+        match self.dice.below(3) {
+            0 => self.hold(socket.recv_pool(&self.pool).timeout(soon)),
+            1 => self.hold_stream(socket.readiness(Interest::READABLE).timeout(soon)),
+            _ => self.hold_stream(socket.receive_all(&self.pool).timeout(soon)),
+        }
+    }
+
+    /// A file of this thread's, opened, used and closed.
+    fn on_file(&mut self) -> Result<(), String> {
+        let opening = self.handle.open(&self.shared.path, OpenOptions::read_write());
+        let opening = opening.map_err(|error| error.to_string())?;
+        let Some(file) = wait(Box::pin(awaited(self.books.clone(), opening))) else {
+            return Ok(());
+        };
+        let offset = self.dice.below(4096) as u64;
+        if let Some(lease) = self.slab.try_lease() {
+            self.hold(file.read_at(lease, offset));
+        }
+        // What is not awaited ends with the file.
+        match self.dice.one_in(4) {
+            true => self.hold(file.write_at(vec![4u8; 100], offset)),
+            false => self.await_one(file.write_at(vec![4u8; 100], offset)),
+        }
+        match self.dice.one_in(2) {
+            true => self.await_one(file.sync_data()),
+            false => self.hold(file.close()),
+        }
+        Ok(())
+    }
+
+    fn hold_stream<O: Multishot>(&mut self, multi: Multi<Handle, O>) {
+        let entry = self.books.enter::<O>();
+        match multi.submit() {
+            Ok(stream) => self.keep(Held::new(stream, vec![entry])),
+            Err(_) => entry.refused(),
+        }
     }
 
     /// The bound of the inbox is shared with the other thread: no room is an answer.
@@ -280,10 +419,9 @@ impl There<'_> {
     /// Memory registered and unregistered from here.
     fn register(&mut self) {
         let region = self.slab.region().clone();
-        if let Ok(registration) = wait(Box::pin(self.handle.register(&region))) {
-            self.books.did("registrations from another thread");
-            drop(registration);
-        }
+        self.books.did("registrations from another thread");
+        // Missing in some configurations.
+        drop(wait(Box::pin(self.handle.register(&region))));
     }
 
     fn look(&mut self) {

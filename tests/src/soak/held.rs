@@ -4,9 +4,10 @@
 //! entries in the books that go with it are told of, or dropped, with it.
 
 use super::books::{Books, Entry};
+use dataplane::operations::Connect;
 use dataplane::{
-    LocalStream, Multishot, Operation, Port, RemoteStream, RemoteSubmission, Request,
-    RunningSequence, Submission, Task,
+    Error, ErrorKind, Join, LocalStream, Multishot, Operation, Port, RemoteStream,
+    RemoteSubmission, Request, RunningSequence, Socket, Submission, Task,
 };
 use futures_util::Stream;
 use std::future::Future;
@@ -21,7 +22,7 @@ pub(super) trait Handle {
     fn cancel(&self);
 }
 
-fn glance<F: Future + Unpin>(future: &mut F) -> Option<F::Output> {
+pub(super) fn glance<F: Future + Unpin>(future: &mut F) -> Option<F::Output> {
     match Pin::new(future).poll(&mut Context::from_waker(Waker::noop())) {
         Poll::Ready(value) => Some(value),
         Poll::Pending => None,
@@ -102,6 +103,16 @@ impl<T: 'static> Handle for Task<T> {
     }
 }
 
+impl<T> Handle for Join<T> {
+    fn look(&mut self) -> Option<bool> {
+        self.try_take().map(|ended| ended.is_ok())
+    }
+
+    fn cancel(&self) {
+        Join::cancel(self);
+    }
+}
+
 /// A handle, and the operations it stands for.
 pub(super) struct Held {
     handle: Box<dyn Handle>,
@@ -131,14 +142,26 @@ impl Drop for Held {
     }
 }
 
-/// An operation that a task awaits: dropped with the task, if that does not come to the end.
-struct Awaited(Option<Entry>);
+/// An operation whose end whoever holds this is told of; dropped before that, it is dropped.
+pub(super) struct Owed(Option<Entry>);
 
-impl Drop for Awaited {
+impl Owed {
+    pub(super) fn new(entry: Entry) -> Owed {
+        Owed(Some(entry))
+    }
+
+    pub(super) fn told(mut self, succeeded: bool) {
+        self.0.take().into_iter().for_each(|entry| entry.told(succeeded));
+    }
+
+    pub(super) fn refused(mut self) {
+        self.0.take().into_iter().for_each(Entry::refused);
+    }
+}
+
+impl Drop for Owed {
     fn drop(&mut self) {
-        if let Some(entry) = self.0.take() {
-            entry.dropped();
-        }
+        self.0.take().into_iter().for_each(Entry::dropped);
     }
 }
 
@@ -147,18 +170,30 @@ pub(super) async fn awaited<P: Port, O: Operation>(
     books: Books,
     request: Request<P, O>,
 ) -> Option<O::Output<P>> {
-    let entry = books.enter::<O>();
+    let owed = Owed::new(books.enter::<O>());
     let submission = match request.submit() {
         Ok(submission) => submission,
         Err(_) => {
-            entry.refused();
+            owed.refused();
             return None;
         }
     };
-    let mut awaited = Awaited(Some(entry));
     let ended = submission.await;
-    if let Some(entry) = awaited.0.take() {
-        entry.told(ended.is_ok());
+    owed.told(ended.is_ok());
+    ended.ok()
+}
+
+/// As [`awaited`], for a connect, which is submitted inside of the function that awaits it.
+pub(super) async fn connected<P: Port>(
+    books: Books,
+    connecting: impl Future<Output = Result<Socket<P>, Error>>,
+) -> Option<Socket<P>> {
+    let owed = Owed::new(books.enter::<Connect>());
+    let ended = connecting.await;
+    match &ended {
+        // No room for its descriptor, or for itself.
+        Err(error) if error.kind() == ErrorKind::Exhausted => owed.refused(),
+        ended => owed.told(ended.is_ok()),
     }
     ended.ok()
 }

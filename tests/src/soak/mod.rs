@@ -3,8 +3,11 @@
 //! Everything a program may do to a proactor is done in an order nobody would choose: every kind of
 //! operation, with callbacks, with handles that are looked at, cancelled and dropped, and in tasks;
 //! sequences and batches; sockets closed under what is in flight; memory registered and not;
-//! events, semaphores, messages, watches and readiness; a second proactor that is shut down in the
-//! middle; and a second thread that submits and registers all the while. What came of each
+//! descriptors passed and bytes read as streams; events, futex words, notifications, relays,
+//! semaphores, messages, signals, watches and readiness; a second proactor that is shut down in the
+//! middle; a second thread that submits and registers all the while; a context that other threads
+//! run; and proactors on threads of their own. That no kind is forgotten is looked at too: see
+//! [`Tally::complete`]. What came of each
 //! operation is the cases' to look at; here the books must balance: every accepted operation is
 //! told of exactly once or was dropped, every buffer comes back, every descriptor is released,
 //! every callback and task is gone, no message is lost, and shutting down leaks nothing.
@@ -17,12 +20,7 @@
 //!
 //! Threads and the clock make the interleaving differ between runs; the choices are the seed's.
 
-mod actions_chain;
-mod actions_file;
-mod actions_net;
-mod actions_run;
-mod actions_wait;
-mod actions_watch;
+mod actions;
 mod books;
 mod elsewhere;
 mod held;
@@ -33,7 +31,7 @@ pub use books::{Count, Tally};
 
 use crate::runner::{descriptors, no_descriptor_left, turn};
 use crate::{Configuration, Cx};
-use dataplane::{Proactor, Wait};
+use dataplane::{Proactor, Wait, block_signals_early};
 use std::fmt;
 use std::time::{Duration, Instant};
 use world::World;
@@ -97,8 +95,17 @@ fn flat(samples: &[Sample]) -> Result<(), String> {
     Ok(())
 }
 
+/// Blocks the signals that soaks own. The first thing in a process, before it has threads.
+///
+/// # Errors
+///
+/// When there are threads that do not block them.
+pub fn prepare() -> Result<(), String> {
+    block_signals_early(actions::OURS).map_err(|error| error.to_string())
+}
+
 /// Runs at least so many operations on one proactor of a configuration; `each` is told after each
-/// tenth.
+/// tenth. The process must be [prepared](prepare).
 ///
 /// # Errors
 ///

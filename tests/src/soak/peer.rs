@@ -5,16 +5,18 @@
 //! back, drops every task, and leaks nothing; a handle that outlives it gives an error.
 
 use super::books::{Books, Tally};
+use super::elsewhere::Shared;
 use super::held::{Held, awaited};
 use super::world::Dice;
 use crate::Cx;
-use dataplane::fence::Semaphore;
 use dataplane::regions::Slab;
 use dataplane::{
-    Event, Handle, Interest, Local, Operation, Options, Proactor, Request, Socket, Wait, Watch,
+    Event, Handle, Interest, Local, Operation, Options, Proactor, Relay, RelaySink, RelaySource,
+    Request, Socket, Wait, Watch,
 };
 use std::os::unix::net::UnixStream;
 use std::rc::Rc;
+use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 /// Slots of its slab.
@@ -28,6 +30,7 @@ struct Life {
     io: Proactor,
     sockets: [Socket; 2],
     watches: Vec<Watch>,
+    relays: Vec<Relay>,
 }
 
 /// See the head of this file.
@@ -52,7 +55,7 @@ impl Life {
         let sockets = [io.adopt_socket(one).map_err(text)?, io.adopt_socket(two).map_err(text)?];
         let live = live.clone();
         io.on_message(move |_| drop(live.clone())).map_err(text)?;
-        Ok(Life { io, sockets, watches: Vec::new() })
+        Ok(Life { io, sockets, watches: Vec::new(), relays: Vec::new() })
     }
 }
 
@@ -100,25 +103,45 @@ impl Peer {
     }
 
     /// One thing done on it, and a turn.
-    pub(super) fn step(&mut self, dice: &mut Dice, semaphore: &Semaphore) -> Result<(), String> {
+    pub(super) fn step(&mut self, dice: &mut Dice, shared: &Shared) -> Result<(), String> {
         let Some(life) = &mut self.life else { return Ok(()) };
         let (io, later) = (life.io.clone(), Instant::now() + Duration::from_secs(60));
         let socket = life.sockets[dice.below(2)].clone();
-        match dice.below(8) {
+        match dice.below(11) {
             0 => self.tell(io.nop()),
             1 => self.tell(io.sleep_until(later).timeout(dice.micros(2000))),
             2 => self.hold(io.sleep_until(later)),
             3 => {
+                let semaphore = shared.semaphore(dice.below(Shared::SEMAPHORES));
                 let value = semaphore.value().unwrap_or(0) + 1;
-                self.tell(io.wait_semaphore(semaphore, value));
+                self.tell(io.wait_semaphore(&semaphore, value));
             }
             4 => {
+                let word = shared.word(dice);
+                let value = word.load(Ordering::Acquire);
+                self.tell(io.futex_wait(&word, value));
+            }
+            5 => {
+                let notification = shared.notification(dice);
+                self.hold(io.wait_notification(&notification, notification.epoch()));
+            }
+            6 => {
+                let (from, to) = (shared.notification(dice), shared.notification(dice));
+                let source = RelaySource::notification(&from);
+                let relay = io.relay(source, RelaySink::notification(&to, 1));
+                let live = self.live.clone();
+                life.relays.extend(relay.on_fault(move |_| drop(live)).register().ok());
+                if life.relays.len() > 2 {
+                    drop(life.relays.swap_remove(0));
+                }
+            }
+            7 => {
                 if let Some(lease) = self.slab.try_lease() {
                     self.tell(socket.recv(lease));
                 }
             }
-            5 => self.hold(socket.send_all(vec![3u8; 1 + dice.below(300)])),
-            6 => {
+            8 => self.hold(socket.send_all(vec![3u8; 1 + dice.below(300)])),
+            9 => {
                 let (books, live) = (self.books.clone(), self.live.clone());
                 let task = io.spawn_with(move |io| async move {
                     let _live = live;
@@ -147,10 +170,12 @@ impl Peer {
     /// Ends it, and begins anew.
     pub(super) fn replace(&mut self, wait: Wait, is_dropped: bool) -> Result<(), String> {
         if is_dropped {
-            // Sockets and watches outlive their proactor here.
-            let Some(Life { io, sockets, watches }) = self.life.take() else { return Ok(()) };
+            // What was made with their proactor outlives it here.
+            let Some(Life { io, sockets, watches, relays }) = self.life.take() else {
+                return Ok(());
+            };
             drop(io);
-            drop((sockets, watches));
+            drop((sockets, watches, relays));
         }
         self.end(wait)?;
         let life = Life::new(&self.options, &self.live)?;
@@ -161,12 +186,12 @@ impl Peer {
 
     /// Shuts it down, and looks whether it left anything.
     pub(super) fn end(&mut self, wait: Wait) -> Result<(), String> {
-        if let Some(Life { io, sockets, watches }) = self.life.take() {
+        if let Some(Life { io, sockets, watches, relays }) = self.life.take() {
             let leaked = io.shutdown(wait).map_err(text)?;
             if let Some(leaked) = leaked {
                 return Err(format!("{} operations leaked by a shutdown", leaked.operations));
             }
-            drop((sockets, watches));
+            drop((sockets, watches, relays));
         }
         if !self.handle.is_closed() {
             return Err("a proactor that was shut down is not closed".to_owned());

@@ -1,29 +1,25 @@
 //! What a soak has in its hands, and the dice that choose what is done with it.
 //!
 //! A world lives for a tenth of a soak, on a proactor that lives for all of it. Its actions are in
-//! the files beside this one, by noun; [`STEPS`] says how often each is done. Whatever an action
+//! [`actions`], by noun; [`STEPS`] says how often each is done. Whatever an action
 //! begins ends by being told of, cancelled, timed out, or with what it works on; that most
 //! operations are given little time keeps the rest from standing in line behind what nothing will
 //! come to.
 
-use super::actions_chain as chain;
-use super::actions_file as file;
-use super::actions_net as net;
-use super::actions_run as run;
-use super::actions_wait as wait;
-use super::actions_watch as watch;
+use super::actions::{self, Crew, Line, Notify, SELDOM, STEPS, Signaling, Step};
 use super::books::{Books, Tally};
 use super::elsewhere::Shared;
 use super::held::Held;
 use super::peer::Peer;
 use crate::Cx;
 use crate::cx::dump;
-use dataplane::fence::Semaphore;
+use dataplane::fence::{Link, Semaphore};
 use dataplane::regions::{Lease, Slab, Span};
 use dataplane::{
-    Address, Event, EventPool, EventWaiter, File, IoSource, Local, LocalContext, Multi, Multishot,
-    Next, OpenOptions, Operation, OperationId, PooledEvent, Proactor, Readiness, ReceivePool,
-    Registration, RemoteWatch, Request, Socket, SocketOptions, Task, Token, Wait, Watch,
+    Address, Event, EventPool, EventWaiter, FenceWaiter, File, Hosted, IoSource, Local,
+    LocalContext, Multi, Multishot, Next, OpenOptions, Operation, OperationId, PooledEvent,
+    Proactor, Readiness, ReceivePool, Registration, RemoteWatch, Request, Socket, SocketOptions,
+    Task, Token, Wait, Watch,
 };
 use std::cell::{Cell, RefCell};
 use std::path::PathBuf;
@@ -39,6 +35,8 @@ const SLOTS: usize = 48;
 const SLOT_BYTES: usize = 512;
 /// Handles kept at once, at most.
 const HELD: usize = 48;
+/// Handles of tasks kept at once, at most.
+const TASKS: usize = 64;
 /// Names of operations that are remembered, at most.
 const NAMES: usize = 256;
 /// Refusals in a row after which everything in flight is cancelled: nothing may come to it.
@@ -71,67 +69,6 @@ impl Dice {
     }
 }
 
-/// One step, or what keeps the soak from going on.
-pub(super) type Step = fn(&mut World<'_>) -> Result<(), String>;
-
-/// Every action, and how often it is done beside the others.
-const STEPS: &[(usize, Step)] = &[
-    (60, net::receive),
-    (30, net::receive_vectored),
-    (16, net::receive_pooled),
-    (8, net::receive_stream),
-    (60, net::send),
-    (24, net::send_vectored),
-    (24, net::datagram),
-    (4, net::accept),
-    (4, net::connect),
-    (6, net::replace),
-    (8, net::shut_down),
-    (12, net::poll),
-    (4, net::policy),
-    (24, file::read_or_write),
-    (6, file::transfer),
-    (3, file::open),
-    (2, file::chunks),
-    (1, file::sync_or_resolve),
-    (4, file::register),
-    (60, wait::nop),
-    (30, wait::timer),
-    (20, wait::semaphore),
-    (12, wait::several_semaphores),
-    (24, wait::signal),
-    (20, wait::event),
-    (24, wait::message),
-    (1, wait::handler),
-    // Waits for futex words, notifications and relays go here.
-    (16, chain::sequence),
-    (12, chain::made_sequence),
-    (12, chain::batch),
-    (4, watch::watch),
-    (4, watch::remote_watch),
-    (4, watch::readiness),
-    (4, watch::source),
-    (12, watch::set),
-    (20, run::spawn),
-    (12, run::wake),
-    (6, run::abort),
-    (12, run::in_context),
-    (12, run::cancel_one),
-    (2, run::cancel_descriptor),
-    (40, run::look),
-    (12, run::drop_one),
-    (30, run::on_peer),
-];
-
-/// Things done so seldom that they have dice of their own: once in so many steps.
-const SELDOM: &[(usize, Step)] = &[
-    (4_000, run::replace_peer),
-    (3_000, run::cancel_all),
-    (2_000, net::connect_over_tcp),
-    (500, wait::replace_semaphore),
-    (500, run::call),
-];
-
 /// See the head of this file.
 pub(super) struct World<'a> {
     pub(super) io: &'a Proactor,
@@ -157,15 +94,22 @@ pub(super) struct World<'a> {
     pub(super) shared: Arc<Shared>,
     pub(super) events: EventPool,
     pub(super) waiters: Vec<(PooledEvent, EventWaiter)>,
+    pub(super) fences: Vec<(Event, FenceWaiter)>,
     pub(super) watches: Vec<(Watch, Event)>,
     pub(super) remote_watches: Vec<(RemoteWatch, Event)>,
     pub(super) readiness: Readiness,
     pub(super) tokens: Vec<(Token, Event)>,
     pub(super) sources: Vec<Rc<IoSource<Event>>>,
     pub(super) tasks: Vec<Task<()>>,
-    pub(super) gates: Vec<run::Gate>,
+    pub(super) gates: Vec<actions::Gate>,
     pub(super) context: LocalContext,
-    pub(super) messages: wait::Messages,
+    pub(super) hosted: Option<Hosted>,
+    pub(super) messages: actions::Messages,
+    pub(super) links: Vec<Link>,
+    pub(super) notify: Notify,
+    pub(super) signaling: Signaling,
+    pub(super) crew: Crew,
+    pub(super) line: Line,
     pub(super) peer: Peer,
     steps: Vec<Step>,
     refusals: u32,
@@ -191,10 +135,14 @@ impl<'a> World<'a> {
         let name = format!("{}-soak", folder.display());
         let address = Address::abstract_name(name.as_bytes()).map_err(text)?;
         let steps = STEPS.iter().flat_map(|&(weight, step)| std::iter::repeat_n(step, weight));
+        let mut dice = Dice::new(seed);
+        let shared = Shared::new(io.handle(), name.as_bytes(), &path).map_err(text)?;
         let mut world = World {
+            crew: Crew::new(cx, &mut dice)?,
+            line: Line::new(cx)?,
             io,
             cx,
-            dice: Dice::new(seed),
+            dice,
             books: Books::default(),
             live: Rc::default(),
             slab: cx.slab(SLOTS, SLOT_BYTES),
@@ -210,9 +158,10 @@ impl<'a> World<'a> {
             held: Vec::new(),
             ids: Vec::new(),
             registrations: Vec::new(),
-            shared: Arc::new(Shared::new(io.handle())),
+            shared: Arc::new(shared),
             events: EventPool::new(4),
             waiters: Vec::new(),
+            fences: Vec::new(),
             watches: Vec::new(),
             remote_watches: Vec::new(),
             readiness: Readiness::new(io),
@@ -221,13 +170,18 @@ impl<'a> World<'a> {
             tasks: Vec::new(),
             gates: Vec::new(),
             context: LocalContext::new(io),
-            messages: wait::Messages::of(io),
+            // There is none for poll(2).
+            hosted: Hosted::new(io).ok(),
+            messages: actions::Messages::of(io),
+            links: Vec::new(),
+            notify: Notify::new()?,
+            signaling: Signaling::default(),
             peer: Peer::new(cx)?,
             steps: steps.collect(),
             refusals: 0,
         };
-        (0..PAIRS).try_for_each(|_| net::pair(&mut world))?;
-        wait::handler(&mut world)?;
+        (0..PAIRS).try_for_each(|_| actions::pair(&mut world))?;
+        actions::handler(&mut world)?;
         Ok(world)
     }
 
@@ -241,7 +195,7 @@ impl<'a> World<'a> {
             }
         }
         if self.refusals > REFUSALS {
-            run::cancel_all(self)?;
+            actions::cancel_all(self)?;
         }
         match self.dice.one_in(3) {
             true => self.turn(),
@@ -255,7 +209,15 @@ impl<'a> World<'a> {
             0 => self.io.flush().map_err(text)?,
             1 => drop(self.io.poll(Duration::from_micros(20)).map_err(text)?),
             2..=9 => drop(self.context.poll().map_err(text)?),
-            10..=17 => watch::take_events(self)?,
+            10..=17 => actions::take_events(self)?,
+            18..=21 => {
+                self.books.did("turns of a host");
+                match &self.hosted {
+                    Some(hosted) => drop(hosted.turn().map_err(text)?),
+                    None => drop(self.io.poll(Wait::Now).map_err(text)?),
+                }
+            }
+            22 => drop((self.io.in_flight(), self.io.next_deadline())),
             _ => drop(self.io.poll(Wait::Now).map_err(text)?),
         }
         let mut arrived = self.arrived.take();
@@ -328,6 +290,11 @@ impl<'a> World<'a> {
         let request = self.ending(request);
         let entry = self.books.enter::<O>();
         match request.submit() {
+            // It runs to its end, and nobody asks.
+            Ok(submission) if self.dice.one_in(16) => {
+                submission.detach();
+                entry.dropped();
+            }
             Ok(submission) => self.keep(Held::new(submission, vec![entry])),
             Err(refused) => {
                 drop(refused);
@@ -382,6 +349,15 @@ impl<'a> World<'a> {
         self.held.push(held);
     }
 
+    /// Keeps a task; one kept before goes on by itself when there are many.
+    pub(super) fn keep_task(&mut self, task: Task<()>) {
+        if self.tasks.len() >= TASKS {
+            let at = self.dice.below(TASKS);
+            drop(self.tasks.swap_remove(at));
+        }
+        self.tasks.push(task);
+    }
+
     /// Everything was cancelled: there is room again.
     pub(super) fn forgive(&mut self) {
         self.refusals = 0;
@@ -411,25 +387,46 @@ impl<'a> World<'a> {
         self.shared.semaphore(at)
     }
 
+    /// A semaphore, and a value of it that is reached, or soon will be.
+    pub(super) fn soon(&mut self) -> (Semaphore, u64) {
+        let semaphore = self.semaphore();
+        let value = semaphore.value().unwrap_or(0);
+        (semaphore, value + self.dice.below(4) as u64)
+    }
+
     /// Ends everything, and looks at the books. `remote` is what the other thread did.
     ///
     /// # Errors
     ///
     /// What does not add up.
     pub(super) fn balance(self, remote: &Tally) -> Result<Tally, String> {
-        let World { io, books, live, slab, pool, held, tasks, messages, mut peer, .. } = self;
+        let World { io, cx, books, live, slab, pool, held, tasks, messages, mut peer, .. } = self;
         let pooled = pool.slab().clone();
         let before = [slab.clone(), pooled.clone()];
-        self.gates.into_iter().for_each(run::Gate::open);
+        self.gates.into_iter().for_each(actions::Gate::open);
         self.shared.wake_all();
         peer.end(Wait::Now)?;
         let more = peer.tally()?;
         drop((held, tasks, peer));
+        drop((self.hosted, self.notify, self.signaling));
+        self.links.into_iter().for_each(|link| {
+            link.unlink();
+        });
+        self.crew.end(cx)?;
+        self.line.end(cx)?;
         drop((self.sockets, self.arrived, self.listener, self.tcp, self.datagrams, self.file));
-        drop((self.registrations, self.waiters, self.events, self.watches, self.remote_watches));
+        drop((
+            self.registrations,
+            self.waiters,
+            self.fences,
+            self.events,
+            self.watches,
+            self.remote_watches,
+        ));
         drop((self.tokens, self.sources, self.readiness, self.context, pool, slab));
         messages.end(io)?;
         io.cancel_all().map_err(text)?;
+        actions::arrive(io)?;
         let deadline = Instant::now() + LIMIT;
         while let Err(problem) = evenness(io, &books, &live, &before) {
             if Instant::now() >= deadline {

@@ -91,6 +91,7 @@ const MODULES: &[(&str, &str)] = &[
     ("regions/tests/region.rs", "a test with foreign memory"),
     ("regions/tests/slab.rs", "a test with foreign memory"),
     ("tests/src/cases/pass.rs", "the promise that comes with a passed slab"),
+    ("tests/src/soak/actions/pass.rs", "the promise that comes with a passed slab"),
     ("tests/src/stand_in.rs", "a forked server that makes system calls only"),
     ("tests/tests/process/child/allocations.rs", "a counting allocator"),
     ("tests/tests/process/child/mod.rs", "a test that forks"),

@@ -1,6 +1,7 @@
 //! Files: reads, writes, transfers into sockets, opens, chunks, syncs; and registered memory.
 
-use super::world::World;
+use crate::soak::held::awaited;
+use crate::soak::world::World;
 use dataplane::{OpenOptions, Proactor};
 use futures_util::StreamExt;
 
@@ -36,10 +37,25 @@ pub(super) fn open(world: &mut World<'_>) -> Result<(), String> {
     };
     let request = world.io.open(path, OpenOptions::read_write());
     let request = request.map_err(|error| error.to_string())?;
-    match world.dice.one_in(4) {
-        true => world.submit(request),
+    let (lease, span) = (world.lease(), world.span());
+    match world.dice.below(4) {
+        0 => world.submit(request),
+        1 => {
+            let (books, live) = (world.books.clone(), world.live.clone());
+            let task = world.io.spawn(async move {
+                let _live = live;
+                let Some(file) = awaited(books.clone(), request).await else { return };
+                awaited(books.clone(), file.write(span)).await;
+                if let Some(lease) = lease {
+                    awaited(books.clone(), file.read(lease)).await;
+                }
+                awaited(books.clone(), file.sync()).await;
+                awaited(books, file.close()).await;
+            });
+            world.keep_task(task);
+        }
         // Closed with the last handle, which is this.
-        false => {
+        _ => {
             let (books, live) = (world.books.clone(), world.live.clone());
             world.tell_with(request, move |file| {
                 let _ = file.register();
@@ -65,7 +81,7 @@ pub(super) fn chunks(world: &mut World<'_>) -> Result<(), String> {
             drop(chunk);
         }
     });
-    world.tasks.push(task);
+    world.keep_task(task);
     Ok(())
 }
 
@@ -84,9 +100,7 @@ pub(super) fn register(world: &mut World<'_>) -> Result<(), String> {
         return Ok(());
     }
     let io: &Proactor = world.io;
-    if let Ok(registration) = io.register_slab(&world.slab) {
-        world.books.did("registrations");
-        world.registrations.push(registration);
-    }
+    world.books.did("registrations");
+    world.registrations.extend(io.register_slab(&world.slab).ok());
     Ok(())
 }

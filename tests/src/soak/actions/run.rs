@@ -1,28 +1,26 @@
 //! Tasks, contexts, cancels, looks, drops, and what is done to the other proactor.
 
-use super::held::{Held, awaited};
-use super::world::World;
-use dataplane::Wait;
+use crate::soak::held::{Held, Owed, awaited};
+use crate::soak::world::World;
+use dataplane::{ErrorKind, Nop, Wait};
 use std::cell::{Cell, RefCell};
 use std::future::poll_fn;
 use std::rc::Rc;
 use std::task::{Poll, Waker};
 use std::time::Instant;
 
-/// Tasks whose handles are kept at once.
-const TASKS: usize = 64;
 /// Tasks that wait to be woken at once.
 const GATES: usize = 16;
 
 /// Opens for one task, which is woken from here or from the other thread.
-pub(super) struct Gate {
+pub(in crate::soak) struct Gate {
     waker: Rc<RefCell<Option<Waker>>>,
     open: Rc<Cell<bool>>,
 }
 
 impl Gate {
     /// Lets its task go on.
-    pub(super) fn open(self) {
+    pub(in crate::soak) fn open(self) {
         self.open.set(true);
         if let Some(waker) = self.waker.take() {
             waker.wake();
@@ -51,12 +49,7 @@ pub(super) fn spawn(world: &mut World<'_>) -> Result<(), String> {
     match world.dice.below(4) {
         0 => task.detach(),
         1 => world.keep(Held::new(task, Vec::new())),
-        _ => world.tasks.push(task),
-    }
-    if world.tasks.len() > TASKS {
-        let at = world.dice.below(TASKS);
-        // It goes on by itself.
-        drop(world.tasks.swap_remove(at));
+        _ => world.keep_task(task),
     }
     Ok(())
 }
@@ -76,7 +69,8 @@ fn gated(world: &mut World<'_>) -> Result<(), String> {
         Poll::Pending
     });
     world.gates.push(gate);
-    world.tasks.push(world.io.spawn(waiting));
+    let task = world.io.spawn(waiting);
+    world.keep_task(task);
     Ok(())
 }
 
@@ -125,9 +119,17 @@ pub(super) fn in_context(world: &mut World<'_>) -> Result<(), String> {
             awaited(books, nop).await;
         }));
     };
-    match world.dice.one_in(2) {
-        true => world.context.post(handler),
-        false => world.context.dispatch(handler),
+    match world.dice.below(3) {
+        0 => world.context.post(handler),
+        1 => world.context.dispatch(handler),
+        _ => {
+            let owed = Owed::new(world.books.enter::<Nop>());
+            let task = world.context.submit(world.io.nop(), move |ended| match ended {
+                Err(failed) if failed.kind() == ErrorKind::Exhausted => owed.refused(),
+                ended => owed.told(ended.is_ok()),
+            });
+            world.keep_task(task);
+        }
     }
     if world.dice.one_in(32) {
         world.context.stop();
@@ -156,7 +158,7 @@ pub(super) fn cancel_descriptor(world: &mut World<'_>) -> Result<(), String> {
     Ok(())
 }
 
-pub(super) fn cancel_all(world: &mut World<'_>) -> Result<(), String> {
+pub(in crate::soak) fn cancel_all(world: &mut World<'_>) -> Result<(), String> {
     world.io.cancel_all().map_err(|error| error.to_string())?;
     world.books.did("cancels of all");
     world.io.poll(Wait::Now).map_err(|error| error.to_string())?;
@@ -200,8 +202,7 @@ pub(super) fn call(world: &mut World<'_>) -> Result<(), String> {
 }
 
 pub(super) fn on_peer(world: &mut World<'_>) -> Result<(), String> {
-    let semaphore = world.semaphore();
-    world.peer.step(&mut world.dice, &semaphore)
+    world.peer.step(&mut world.dice, &world.shared)
 }
 
 /// Shuts the other proactor down in the middle of whatever it does, and makes a fresh one.

@@ -1,14 +1,16 @@
-//! What is waited for: time, semaphores, events, messages.
-//!
-//! Waits for futex words, notifications and relays between proactors belong here.
+//! What is waited for: time, semaphores, events, fences, messages.
 
-use super::elsewhere::Shared;
-use super::world::World;
-use dataplane::fence::{Failure, Semaphore};
-use dataplane::{Proactor, Stats, Wait};
+use crate::soak::elsewhere::Shared;
+use crate::soak::world::World;
+use dataplane::fence::{Failure, Fence, Semaphore};
+use dataplane::{Event, Proactor, Stats, Wait};
 use std::cell::Cell;
+use std::os::fd::AsFd;
 use std::rc::Rc;
 use std::time::Instant;
+
+/// Links at once.
+const LINKS: usize = 4;
 
 pub(super) fn nop(world: &mut World<'_>) -> Result<(), String> {
     world.submit(world.io.nop());
@@ -25,16 +27,8 @@ pub(super) fn timer(world: &mut World<'_>) -> Result<(), String> {
     Ok(())
 }
 
-/// A value soon to be reached, or reached.
-fn soon(world: &mut World<'_>) -> (Semaphore, u64) {
-    let semaphore = world.semaphore();
-    let value = semaphore.value().unwrap_or(0);
-    let ahead = world.dice.below(4) as u64;
-    (semaphore, value + ahead)
-}
-
 pub(super) fn semaphore(world: &mut World<'_>) -> Result<(), String> {
-    let (semaphore, value) = soon(world);
+    let (semaphore, value) = world.soon();
     let request = world.io.wait_semaphore(&semaphore, value);
     match world.dice.one_in(4) {
         true => world.hold(request),
@@ -45,7 +39,7 @@ pub(super) fn semaphore(world: &mut World<'_>) -> Result<(), String> {
 
 pub(super) fn several_semaphores(world: &mut World<'_>) -> Result<(), String> {
     let count = 1 + world.dice.below(4);
-    let list: Vec<(Semaphore, u64)> = (0..count).map(|_| soon(world)).collect();
+    let list: Vec<(Semaphore, u64)> = (0..count).map(|_| world.soon()).collect();
     let list: Vec<(&Semaphore, u64)> = list.iter().map(|(one, value)| (one, *value)).collect();
     match world.dice.one_in(2) {
         true => world.submit(world.io.wait_all_semaphores(&list)),
@@ -56,11 +50,26 @@ pub(super) fn several_semaphores(world: &mut World<'_>) -> Result<(), String> {
 
 /// By an operation, or from here; a value that is not above is refused.
 pub(super) fn signal(world: &mut World<'_>) -> Result<(), String> {
-    let (semaphore, value) = soon(world);
+    let (semaphore, value) = world.soon();
     match world.dice.one_in(2) {
         true => world.submit(world.io.signal_semaphore(&semaphore, value)),
         false => drop(semaphore.signal(value)),
     }
+    Ok(())
+}
+
+/// What one reaches, another does; a chain of them may be a ring.
+pub(super) fn link(world: &mut World<'_>) -> Result<(), String> {
+    if world.links.len() >= LINKS {
+        let at = world.dice.below(LINKS);
+        // False when a failure of its source has ended it.
+        world.links.swap_remove(at).unlink();
+        world.books.did("semaphores unlinked");
+        return Ok(());
+    }
+    let (from, to) = (world.semaphore(), world.semaphore());
+    world.links.push(from.link(&to));
+    world.books.did("semaphores linked");
     Ok(())
 }
 
@@ -91,8 +100,40 @@ pub(super) fn event(world: &mut World<'_>) -> Result<(), String> {
     Ok(())
 }
 
+/// Fences that are events: waited for, and imported into semaphores.
+pub(super) fn fence(world: &mut World<'_>) -> Result<(), String> {
+    fn of(event: &Event) -> Result<Fence, String> {
+        let fd = event.as_fd().try_clone_to_owned().map_err(|error| error.to_string())?;
+        Fence::from_fd(fd).map_err(|refused| refused.to_string())
+    }
+    if world.fences.len() < 4 {
+        let event = Event::new().map_err(|error| error.to_string())?;
+        let waiter = world.io.fence_waiter(of(&event)?).map_err(|refused| refused.to_string())?;
+        world.books.did("fence waiters");
+        world.fences.push((event, waiter));
+    }
+    let at = world.dice.below(world.fences.len());
+    let (event, waiter) = &world.fences[at];
+    match world.dice.below(16) {
+        0 => drop(world.fences.swap_remove(at)),
+        1..=4 => event.set(),
+        5 => drop(event.reset()),
+        6..=8 => {
+            let drawn = Semaphore::new(0);
+            // Refused where there is no room; the fence goes with the refusal.
+            if world.io.import_fence(of(event)?, &drawn, 1).is_ok() {
+                world.books.did("fences imported");
+                world.submit(world.io.wait_semaphore(&drawn, 1));
+            }
+        }
+        9..=11 => world.submit(waiter.wait_unchecked()),
+        _ => world.submit(waiter.wait()),
+    }
+    Ok(())
+}
+
 /// What was sent to a proactor's handler, and what it was given.
-pub(super) struct Messages {
+pub(in crate::soak) struct Messages {
     handled: Rc<Cell<u64>>,
     /// Sent for certain, and perhaps: by operations that ended otherwise than well.
     sent: Rc<Cell<u64>>,
@@ -101,7 +142,7 @@ pub(super) struct Messages {
 }
 
 impl Messages {
-    pub(super) fn of(io: &Proactor) -> Messages {
+    pub(in crate::soak) fn of(io: &Proactor) -> Messages {
         let (handled, sent) = (Rc::default(), Rc::default());
         Messages { handled, sent, unsure: 0, begun: io.stats() }
     }
@@ -111,7 +152,7 @@ impl Messages {
     /// # Errors
     ///
     /// When a message was lost, or came twice.
-    pub(super) fn end(self, io: &Proactor) -> Result<(), String> {
+    pub(in crate::soak) fn end(self, io: &Proactor) -> Result<(), String> {
         for _ in 0..8 {
             io.poll(Wait::Now).map_err(|error| error.to_string())?;
         }
@@ -159,7 +200,7 @@ pub(super) fn message(world: &mut World<'_>) -> Result<(), String> {
 }
 
 /// Replaces the handler, or removes it for a while.
-pub(super) fn handler(world: &mut World<'_>) -> Result<(), String> {
+pub(in crate::soak) fn handler(world: &mut World<'_>) -> Result<(), String> {
     world.books.did("message handlers");
     if world.dice.one_in(8) {
         return world.io.remove_message_handler().map_err(|error| error.to_string());

@@ -1,13 +1,13 @@
 //! Sockets: bytes in and out in every form, connections, policies, ends.
 
-use super::held::awaited;
-use super::world::{PAIRS, World};
-use dataplane::{Interest, Proactor, Socket, ZeroCopy};
+use crate::soak::held::{awaited, connected};
+use crate::soak::world::{PAIRS, World};
+use dataplane::{Interest, Proactor, Socket, SocketOptions, ZeroCopy};
 use regions::{Lease, Span, SpanList};
 use std::net::{Shutdown, TcpStream};
 use std::os::unix::net::UnixStream;
 
-pub(super) fn pair(world: &mut World<'_>) -> Result<(), String> {
+pub(in crate::soak) fn pair(world: &mut World<'_>) -> Result<(), String> {
     let (one, two) = UnixStream::pair().map_err(|error| error.to_string())?;
     for end in [one, two] {
         let socket = world.io.adopt_socket(end).map_err(|error| error.to_string())?;
@@ -111,12 +111,10 @@ pub(super) fn connect(world: &mut World<'_>) -> Result<(), String> {
     let live = world.live.clone();
     let task = world.io.spawn_with(move |io: Proactor| async move {
         let _live = live;
-        if let Ok(socket) = io.connect(to).await {
-            books.did("connects");
-            arrived.borrow_mut().push(socket);
-        }
+        let socket = connected(books, io.connect(to)).await;
+        arrived.borrow_mut().extend(socket);
     });
-    world.tasks.push(task);
+    world.keep_task(task);
     Ok(())
 }
 
@@ -152,7 +150,7 @@ pub(super) fn replace(world: &mut World<'_>) -> Result<(), String> {
                 let _live = live;
                 let _ = awaited(books, closing).await;
             });
-            world.tasks.push(task);
+            world.keep_task(task);
         }
         _ => drop(gone),
     }
@@ -192,6 +190,33 @@ pub(super) fn policy(world: &mut World<'_>) -> Result<(), String> {
         true => world.datagrams[at].0.zero_copy(policy),
         false => world.socket().zero_copy(policy),
     };
+    let options = SocketOptions::new().send_buffer_bytes(4096 << world.dice.below(4));
+    let socket = world.socket();
+    let _ = (socket.set_options(&options), socket.local_addr(), socket.peer_addr());
     world.books.did("policies");
+    Ok(())
+}
+
+/// The other thread has it from now on, unless something here works on it still.
+pub(super) fn give_away(world: &mut World<'_>) -> Result<(), String> {
+    let at = world.dice.below(world.sockets.len());
+    let given = world.sockets.swap_remove(at).into_remote(&world.io.handle());
+    match given {
+        Ok(socket) => {
+            world.books.did("sockets given to another thread");
+            world.shared.give(socket);
+        }
+        Err((_, socket)) => world.sockets.push(socket),
+    }
+    if world.sockets.len() < 2 * PAIRS { pair(world) } else { Ok(()) }
+}
+
+/// A fresh pool; what is armed on the one before keeps it until it ends.
+pub(super) fn replace_pool(world: &mut World<'_>) -> Result<(), String> {
+    // Refused where there is no room for another.
+    if let Ok(pool) = world.io.receive_pool(8, 256) {
+        world.pool = pool;
+    }
+    world.books.did("pools");
     Ok(())
 }

@@ -1,6 +1,6 @@
 //! Descriptors that are watched: by callbacks, from another thread, for events, for tasks.
 
-use super::world::World;
+use crate::soak::world::World;
 use dataplane::{Event, Interest, IoSource, Token, Trigger, Wait};
 use std::rc::Rc;
 
@@ -99,7 +99,7 @@ fn await_ready(world: &mut World<'_>, at: usize) {
             books.did("waits for readiness");
         }
     });
-    world.tasks.push(task);
+    world.keep_task(task);
 }
 
 pub(super) fn source(world: &mut World<'_>) -> Result<(), String> {
@@ -125,7 +125,7 @@ pub(super) fn source(world: &mut World<'_>) -> Result<(), String> {
             books.did("takes from sources");
         }
     });
-    world.tasks.push(task);
+    world.keep_task(task);
     Ok(())
 }
 
@@ -145,7 +145,7 @@ pub(super) fn set(world: &mut World<'_>) -> Result<(), String> {
 }
 
 /// A turn by way of the readiness registrations, most of whose events are taken.
-pub(super) fn take_events(world: &mut World<'_>) -> Result<(), String> {
+pub(in crate::soak) fn take_events(world: &mut World<'_>) -> Result<(), String> {
     let mut events = Vec::new();
     world.readiness.poll(&mut events, Wait::Now).map_err(text)?;
     let told: Vec<Token> = events.iter().map(|event| event.token).collect();

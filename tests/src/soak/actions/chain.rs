@@ -1,8 +1,8 @@
 //! What is submitted as one: sequences, linked and made from outcomes, and batches with chains.
 
-use super::books::Entry;
-use super::held::Held;
-use super::world::World;
+use crate::soak::books::Entry;
+use crate::soak::held::Held;
+use crate::soak::world::World;
 use dataplane::operations::Send;
 use dataplane::{
     Address, Filled, Flow, Interest, Local, Nop, Operation, Request, Sequence, Ticket,
@@ -29,7 +29,7 @@ impl Chain {
     /// One step of whatever kind.
     fn any(&mut self, world: &mut World<'_>) {
         let socket = world.socket();
-        match world.dice.below(9) {
+        match world.dice.below(12) {
             0 => self.put(world, world.io.nop()),
             1 => {
                 let at = Instant::now() + world.dice.micros(100);
@@ -54,6 +54,19 @@ impl Chain {
                 }
             }
             6 => {
+                let notification = world.shared.notification(&mut world.dice);
+                let seen = notification.epoch();
+                self.put(world, world.io.wait_notification(&notification, seen));
+            }
+            7 => {
+                let notification = world.shared.notification(&mut world.dice);
+                self.put(world, world.io.signal_notification(&notification, 1));
+            }
+            8 => {
+                let word = world.shared.word(&mut world.dice);
+                self.put(world, world.io.futex_wake(&word, 1));
+            }
+            9 => {
                 if let Some(lease) = world.lease() {
                     self.put(world, socket.recv(lease));
                 }
@@ -149,6 +162,11 @@ pub(super) fn batch(world: &mut World<'_>) -> Result<(), String> {
             None => batch.add(Nop),
         };
         tickets.push(ticket);
+    }
+    // Taken out again, it is as if it had never been in it.
+    let extra = batch.add(Nop);
+    if batch.take(extra).is_err() {
+        return Err("a batch does not give back what was added".to_owned());
     }
     let socket = world.socket();
     let span = world.span();
