@@ -72,17 +72,18 @@ impl Engine {
         let slot = self.table.slots.at(index);
         slot.owed -= 1;
         let over = slot.owed == 0 && slot.settled;
-        if let Some(op) = self.table.slots.body(index).op.as_mut() {
-            op.notified(copied);
-            if let Some(found) = op.desc().and_then(|desc| self.table.descriptors.find(desc)) {
+        let op = self.table.slots.body(index).op.as_mut();
+        if op.is_none_or(|op| op.notified(copied)) {
+            let desc = self.table.slots.op(index).and_then(|op| op.desc());
+            if let Some(found) = desc.and_then(|desc| self.table.descriptors.find(desc)) {
                 found.policy.reported(copied);
             }
+            let counter = match copied {
+                true => &mut self.counters.zero_copy_copied,
+                false => &mut self.counters.zero_copy_sent,
+            };
+            *counter += 1;
         }
-        let counter = match copied {
-            true => &mut self.counters.zero_copy_copied,
-            false => &mut self.counters.zero_copy_sent,
-        };
-        *counter += 1;
         if over {
             self.finish(index);
         }

@@ -416,9 +416,11 @@ impl Engine {
             slot.reason = Reason::Kernel;
             return;
         }
+        // A notification may be owed of an earlier attempt.
+        let is_asked = slot.state == State::InFlight && slot.owed > 0;
         slot.state = State::InFlight;
-        if slot.owed == 0 {
-            slot.owed = 1;
+        if !is_asked {
+            slot.owed += 1;
             let id = OpId::new(index, slot.generation);
             self.own_events.push_back(Event::of(id, -libc::ECANCELED, 0));
         }

@@ -240,9 +240,17 @@ pub trait Forms {
         let _ = scratch;
     }
 
-    /// The kernel is done with a zero-copy buffer; `copied` when it copied after all.
-    fn notified(&mut self, copied: bool) {
+    /// The chain it was in ended before it began. True: it is a zero-copy send, whose notification
+    /// comes all the same.
+    fn cut_off(&mut self) -> bool {
+        false
+    }
+
+    /// The kernel is done with a zero-copy buffer; `copied` when it copied after all. False: it says
+    /// nothing, since the send never began.
+    fn notified(&mut self, copied: bool) -> bool {
         let _ = copied;
+        true
     }
 
     /// Whether `result` says no more than that there is no zero-copy form for this socket, and a

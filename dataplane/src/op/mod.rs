@@ -244,8 +244,12 @@ impl Forms for Op {
         each!(self, op => op.collect(scratch));
     }
 
-    fn notified(&mut self, copied: bool) {
-        each!(self, op => op.notified(copied));
+    fn cut_off(&mut self) -> bool {
+        each!(self, op => op.cut_off())
+    }
+
+    fn notified(&mut self, copied: bool) -> bool {
+        each!(self, op => op.notified(copied))
     }
 
     fn fires_at(&self) -> Option<u64> {

@@ -9,6 +9,8 @@ use dataplane::regions::{Slab, SpanList};
 use dataplane::{Capability, CopyReason, ErrorKind, Mechanism, Path, Socket, ZeroCopy};
 use futures_util::future::join_all;
 use futures_util::join;
+use std::io::{Read, Write};
+use std::net::{TcpListener, TcpStream};
 
 const ZERO_COPY: &[Capability] = &[Capability::ZeroCopySend];
 
@@ -33,6 +35,8 @@ pub const CASES: &[Case] = &[
     Case { name: "zero_copy/peer_gone", needs: &[], run: peer_gone },
     Case { name: "zero_copy/closed_in_flight", needs: &[], run: closed_in_flight },
     Case { name: "zero_copy/over_unix", needs: &[], run: over_unix },
+    Case { name: "zero_copy/cut_off_in_a_chain", needs: &[], run: cut_off },
+    Case { name: "zero_copy/called_back_in_a_chain", needs: &[], run: called_back },
 ];
 
 fn supported(cx: &Cx<'_>) -> bool {
@@ -413,5 +417,70 @@ fn over_unix(cx: &Cx<'_>) -> Result<(), Skip> {
     let (sent, got) = cx.block_on(async { join!(sending, read(&two, &slab, bytes.len())) });
     assert!(got == bytes && !sent.expect("sending").path.is_zero_copy());
     cx.block_on(write(&two, b"the other way"));
+    Ok(())
+}
+
+/// Notifications that came.
+fn notified(cx: &Cx<'_>) -> u64 {
+    let stats = cx.io.stats();
+    stats.zero_copy_copied + stats.zero_copy_sent
+}
+
+/// A step that the kernel had and never began is over when its memory is free, and nothing was sent
+/// without a copy, or with one.
+fn cut_off(cx: &Cx<'_>) -> Result<(), Skip> {
+    let slab = cx.slab(2, 1 << 16);
+    for turns in [0, 20] {
+        let (near, _far) = pair(cx, ZeroCopy::Always);
+        let (gate, _opener) = cx.unix_pair();
+        let before = notified(cx);
+        let waits = gate.recv(slab.lease().expect("a slot"));
+        let steps = cx.io.sequence().then(waits).send_all(&near, filled(&slab, 7));
+        let running = steps.submit().expect("room");
+        for _ in 0..turns {
+            cx.io.poll(dataplane::Wait::Now).expect("a turn");
+        }
+        running.cancel().expect("it runs");
+        let failed = cx.block_on(running).err().expect("cancelled");
+        assert_eq!(failed.kind(), ErrorKind::Cancelled);
+        drop(failed);
+        drop((near, gate));
+        cx.poll_until("both slots to be free", || slab.available() == 2);
+        assert_eq!(notified(cx), before, "of nothing that began");
+    }
+    Ok(())
+}
+
+/// A step that the loop takes over from the kernel sends once, and its memory is free when its own
+/// notification has come. Everything it needs is there when it is taken over, so that it begins
+/// before the notification of what was cut off.
+fn called_back(cx: &Cx<'_>) -> Result<(), Skip> {
+    const BYTES: usize = 4 << 10;
+    let slab = cx.slab(4, BYTES);
+    for _ in 0..4 {
+        let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
+        let near = TcpStream::connect(listener.local_addr().expect("a name")).expect("connected");
+        let (mut far, _) = listener.accept().expect("accepted");
+        let near = cx.io.adopt_socket(near).expect("room");
+        near.zero_copy(ZeroCopy::Always).expect("a policy");
+        let before = notified(cx);
+        let waits = near.recv(slab.lease().expect("a slot"));
+        let steps = cx.io.sequence().then(waits).send_all(&near, filled(&slab, 8));
+        let running = steps.submit().expect("room");
+        idle_turns(cx);
+        far.write_all(b"answer").expect("room");
+        let asking = near.send_all(filled(&slab, 9)).submit().expect("room");
+        let (finished, asked) = cx.block_on(async { join!(running, asking) });
+        drop((finished.expect("answered"), asked.expect("sent")));
+        let mut got = vec![0; 2 * BYTES];
+        far.read_exact(&mut got).expect("all of it");
+        let (first, second) = got.split_at(BYTES);
+        let whole = |part: &[u8]| part.iter().all(|&byte| byte == part[0]);
+        assert!(whole(first) && whole(second) && first[0] + second[0] == 17, "both, and whole");
+        cx.poll_until("every slot to be free", || slab.available() == 4);
+        if cx.options.faults.is_none() {
+            assert_eq!(notified(cx) - before, if supported(cx) { 2 } else { 0 });
+        }
+    }
     Ok(())
 }

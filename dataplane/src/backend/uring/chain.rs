@@ -23,6 +23,11 @@ use io_uring::opcode::Nop;
 use io_uring::squeue::{Entry, Flags};
 
 use super::ring::Ring;
+use super::{Uring, tagged};
+use crate::backend::{Event, Kind, MORE, OpId};
+use crate::engine::slots::{Link, Slot};
+use crate::engine::table::Table;
+use crate::op::Forms;
 
 /// IORING_OFF_SQES.
 const AT: libc::off_t = 0x1000_0000;
@@ -36,6 +41,30 @@ pub(super) fn linked(entries: Vec<Entry>) -> Vec<Entry> {
     let last = entries.len().saturating_sub(1);
     let link = |at| if at < last { Flags::IO_LINK } else { Flags::empty() };
     entries.into_iter().enumerate().map(|(at, entry)| entry.flags(link(at))).collect()
+}
+
+impl Uring {
+    /// The kernel cut a chain in two: the steps it did not take end as those of a broken chain.
+    #[cold]
+    pub(super) fn mend(&mut self) {
+        let cut_off = self.ring.mend(tagged(Kind::Internal, 0));
+        self.own.extend(cut_off.into_iter().map(|id| Event::of(OpId(id), -libc::ECANCELED, 0)));
+    }
+}
+
+/// The end of an operation that the kernel cancelled, with the flag it leaves out.
+///
+/// A zero-copy send whose chain ends before it begins has been prepared, so its notification comes,
+/// although its result does not say so (IORING_CQE_F_MORE is set by `io_sendrecv_fail` in
+/// io_uring/net.c, and `io_req_tw_fail_links` in io_uring/timeout.c does not go there).
+pub(super) fn whole(mut event: Event, table: &mut Table) -> Event {
+    let is_linked = |slot: &mut Slot| slot.link != Link::Apart && event.flags & MORE == 0;
+    if table.slots.find(event.op()).is_some_and(is_linked)
+        && table.slots.body(event.op().index()).op.as_mut().is_some_and(Forms::cut_off)
+    {
+        event.flags |= MORE;
+    }
+    event
 }
 
 impl Ring {

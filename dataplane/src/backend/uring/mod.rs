@@ -280,13 +280,6 @@ impl Uring {
         }
     }
 
-    /// The kernel cut a chain in two: the steps it did not take end as those of a broken chain.
-    #[cold]
-    fn mend(&mut self) {
-        let cut_off = self.ring.mend(tagged(Kind::Internal, 0));
-        self.own.extend(cut_off.into_iter().map(|id| Event::of(OpId(id), -libc::ECANCELED, 0)));
-    }
-
     /// Hands everything over, the backlog too, and sees it taken, unless the kernel takes nothing
     /// more for now.
     #[cold]
@@ -332,7 +325,10 @@ impl Uring {
 
     fn on_internal(&mut self, event: Event, table: &mut Table, out: &mut Vec<Event>) {
         if event.kind() == Kind::Operation as u8 {
-            return self.poll_instead(event, table, out);
+            return match event.result == -libc::EAGAIN {
+                true => self.poll_instead(event, table, out),
+                false => out.push(chain::whole(event, table)),
+            };
         }
         let value = event.user_data & 0x00ff_ffff_ffff_ffff;
         if value & WAKE != 0 {
@@ -419,11 +415,13 @@ fn fitting_ring(mut setup: Setup) -> io::Result<Ring> {
     }
 }
 
-/// Whether an event is for the backend: its own, or an operation the kernel would not wait for.
+/// Whether an event is for the backend: its own, or an operation the kernel would not wait for or
+/// never began.
 #[inline]
 fn is_ours(user_data: u64, result: i32) -> bool {
     let kind = (user_data >> 56) as u8;
-    kind == Kind::Internal as u8 || (result == -libc::EAGAIN && kind == Kind::Operation as u8)
+    let looked_at = result == -libc::EAGAIN || result == -libc::ECANCELED;
+    kind == Kind::Internal as u8 || (looked_at && kind == Kind::Operation as u8)
 }
 
 /// The name of the poll that stands for an operation.

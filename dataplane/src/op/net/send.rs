@@ -68,13 +68,26 @@ struct Progress {
     require: bool,
     /// The kernel had no memory to pin: the rest goes out copied.
     unpinnable: bool,
+    /// The kernel has it, or had it last, as a zero-copy send.
+    notifies: bool,
+    /// The next notification is of a send that never began.
+    cut_off: bool,
     path: Path,
 }
 
 impl Progress {
     fn new() -> Progress {
         let path = Path::copied(Mechanism::Send, CopyReason::NotAsked);
-        Progress { sent: 0, all: false, more: false, require: false, unpinnable: false, path }
+        Progress {
+            sent: 0,
+            all: false,
+            more: false,
+            require: false,
+            unpinnable: false,
+            notifies: false,
+            cut_off: false,
+            path,
+        }
     }
 
     fn flags(&self) -> i32 {
@@ -129,10 +142,19 @@ impl Progress {
         result == -libc::EOPNOTSUPP && self.path.is_zero_copy() && !self.require
     }
 
-    fn notified(&mut self, copied: bool) {
+    fn cut_off(&mut self) -> bool {
+        self.cut_off = self.notifies;
+        self.notifies
+    }
+
+    fn notified(&mut self, copied: bool) -> bool {
+        if std::mem::take(&mut self.cut_off) {
+            return false;
+        }
         if copied {
             self.path.copied = Some(CopyReason::KernelCopied);
         }
+        true
     }
 
     fn sent(&self, outcome: &Outcome, name: &'static str) -> Result<Sent> {
@@ -226,7 +248,9 @@ impl Forms for Send {
         let (at, bytes) = self.rest();
         let decision = cx.zero_copy(bytes);
         self.progress.require = decision.require;
-        if let Some(reason) = self.progress.copies(&decision) {
+        let copies = self.progress.copies(&decision);
+        self.progress.notifies = copies.is_none();
+        if let Some(reason) = copies {
             self.progress.path = Path::copied(Mechanism::Send, reason);
             let entry = opcode::Send::new(target.fd(), at, bytes as u32);
             return target
@@ -265,8 +289,12 @@ impl Forms for Send {
         self.progress.advance(result, total)
     }
 
-    fn notified(&mut self, copied: bool) {
-        self.progress.notified(copied);
+    fn cut_off(&mut self) -> bool {
+        self.progress.cut_off()
+    }
+
+    fn notified(&mut self, copied: bool) -> bool {
+        self.progress.notified(copied)
     }
 
     fn falls_back(&self, result: i32) -> bool {
@@ -358,7 +386,9 @@ impl Forms for SendVectored {
         let message = self.vectors.gather(cx.scratch, &self.spans, self.progress.sent);
         let decision = cx.zero_copy(self.spans.total_bytes() - self.progress.sent);
         self.progress.require = decision.require;
-        if let Some(reason) = self.progress.copies(&decision) {
+        let copies = self.progress.copies(&decision);
+        self.progress.notifies = copies.is_none();
+        if let Some(reason) = copies {
             self.progress.path = Path::copied(Mechanism::SendMessage, reason);
             let entry = opcode::SendMsg::new(target.fd(), message);
             let flags = self.progress.ring_flags() | cx.no_second_try();
@@ -398,8 +428,12 @@ impl Forms for SendVectored {
         self.progress.advance(result, total)
     }
 
-    fn notified(&mut self, copied: bool) {
-        self.progress.notified(copied);
+    fn cut_off(&mut self) -> bool {
+        self.progress.cut_off()
+    }
+
+    fn notified(&mut self, copied: bool) -> bool {
+        self.progress.notified(copied)
     }
 
     fn falls_back(&self, result: i32) -> bool {
