@@ -8,8 +8,8 @@
 //! - *reordered events*, except where order means something: events of one operation (a result
 //!   comes before its notification), and events that select buffers, whose order is that of the
 //!   bytes in a buffer consumed piece by piece;
-//! - *-EINTR and -EAGAIN* for one-shot transfers, *-ECONNABORTED* for accepts, instead of running
-//!   them: the engine pushes them again;
+//! - *-EINTR and -EAGAIN* for one-shot transfers, *-ECONNABORTED* for accepts (and *-EINTR* for
+//!   streams of them), instead of running them: the engine pushes them again;
 //! - *-ENOBUFS* for receives from a pool, likewise; also when the pool is not empty, as when
 //!   buffers came back a moment later;
 //! - *chains that are refused*, which the engine then runs itself; those that are not give late and
@@ -152,6 +152,7 @@ pub(crate) struct Faulty {
 fn refusal(op: &Op, dice: &mut Dice) -> Option<i32> {
     let transient = match op {
         Op::RecvPool(_) | Op::RecvMany(_) => libc::ENOBUFS,
+        Op::AcceptMany(_) if dice.one_in(2) => libc::EINTR,
         Op::Accept(_) | Op::AcceptMany(_) => libc::ECONNABORTED,
         Op::Recv(_) | Op::RecvVectored(_) | Op::RecvFrom(_) => libc::EINTR,
         Op::Send(_) | Op::SendVectored(_) | Op::SendTo(_) => libc::EAGAIN,

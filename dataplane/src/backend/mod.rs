@@ -29,7 +29,6 @@ use crate::capability::{Capabilities, Capability};
 use crate::engine::table::Table;
 use crate::options::{Backend as Choice, Options};
 use crate::remote::inbox::Shared;
-use std::fmt;
 use std::io;
 use std::ops::{Deref, DerefMut};
 use std::os::fd::RawFd;
@@ -60,7 +59,7 @@ pub(crate) enum Kind {
 }
 
 /// The identity of an operation in flight inside its proactor: generation and slot index.
-#[derive(Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(crate) struct OpId(pub(crate) u64);
 
 impl OpId {
@@ -74,12 +73,6 @@ impl OpId {
 
     pub(crate) fn generation(self) -> u32 {
         (self.0 >> 32) as u32 & 0x00ff_ffff
-    }
-}
-
-impl fmt::Debug for OpId {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "OpId({}#{})", self.index(), self.generation())
     }
 }
 
@@ -194,6 +187,7 @@ pub(crate) trait Backend {
     fn provide(&mut self, group: u16, buffers: &[Provided]);
 
     /// Stops a pool: no operation is armed on it any more, its buffers are no longer the kernel's.
+    /// Nothing happens where none was opened.
     fn close_pool(&mut self, group: u16);
 
     /// Whether a receive from a pool must carry its own buffer.

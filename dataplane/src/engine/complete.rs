@@ -132,10 +132,11 @@ impl Engine {
                 self.launch(index);
             }
             // It is asked to end while it wants more: what has moved is its result.
-            Advance::Again => match op.advance(-libc::ECANCELED, 0) {
-                Advance::Done(result) => self.settle(index, result, event.flags),
-                Advance::Again => self.settle(index, -libc::ECANCELED, 0),
-            },
+            Advance::Again => {
+                let end = -libc::ECANCELED;
+                let result = if let Advance::Done(it) = op.advance(end, 0) { it } else { end };
+                self.settle(index, result, event.flags);
+            }
         }
     }
 
@@ -249,11 +250,8 @@ impl Engine {
         flags: u32,
     ) -> Payload {
         let bytes = result.max(0) as usize;
-        let held = match self.table.slots.op(index) {
-            Some(Op::RecvPool(op)) => op.arm.held.take(),
-            Some(Op::RecvMany(op)) => op.arm.held.take(),
-            _ => None,
-        };
+        let arm = self.table.slots.op(index).and_then(Op::pool_arm);
+        let held = arm.and_then(|arm| arm.held.take());
         let lease = match flags & BUFFER {
             0 => held,
             _ => {
@@ -412,22 +410,18 @@ impl Engine {
             self.lead_on(index);
         }
         let slot = self.table.slots.at(index);
-        if matches!(slot.notify, Notify::Nobody) {
-            if slot.abandoned {
-                self.fire.push_back(Fire::Finish(OpId::new(index, slot.generation)));
-            }
-            return;
+        if slot.abandoned || !matches!(slot.notify, Notify::Nobody) {
+            self.tell(index);
         }
-        self.tell(index);
     }
 
     fn tell(&mut self, index: u32) {
         let slot = self.table.slots.at(index);
         let id = OpId::new(index, slot.generation);
         match std::mem::replace(&mut slot.notify, Notify::Nobody) {
-            Notify::Nobody => {}
             Notify::Waker(waker) => self.fire.push_back(Fire::Wake(waker)),
             Notify::Cell(cell) => self.finish_cell(index, &cell),
+            // A callback, or nobody, to whom its parts are dropped.
             callback => {
                 slot.notify = callback;
                 self.fire.push_back(Fire::Finish(id));
@@ -476,5 +470,30 @@ impl Engine {
         }
         self.table.slots.release(index);
         (op, outcome)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::backend::{Event, OpId};
+    use crate::{Options, Proactor, Wait};
+
+    #[test]
+    fn an_event_nobody_is_owed_is_counted_and_nothing_else() {
+        let io = Proactor::with(Options::default()).expect("proactor");
+        let mut nop = io.nop().submit().expect("room");
+        while io.stats().in_flight > 0 {
+            io.poll(Wait::Forever).expect("poll");
+        }
+        let told = io.inner().with("test", |engine| {
+            let ended = engine.table.slots.id(0);
+            let late = OpId::new(ended.index(), ended.generation() + 1);
+            for id in [ended, late, OpId::new(0x00ff_ffff, 1)] {
+                engine.on_event(Event::of(id, -libc::EAGAIN, 0));
+            }
+            (engine.counters.stale_events, engine.table.slots.in_flight)
+        });
+        assert_eq!(told.expect("nothing is borrowed"), (3, 0));
+        nop.try_take().expect("it is over").expect("and went well");
     }
 }

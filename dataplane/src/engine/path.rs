@@ -123,3 +123,49 @@ impl fmt::Display for Path {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::collections::BTreeSet;
+
+    #[test]
+    fn every_way_and_every_reason_has_words_of_its_own() {
+        use {CopyReason::*, Mechanism::*};
+        let mechanisms = [
+            Recv,
+            RecvSelected,
+            Send,
+            SendMessage,
+            SendZeroCopy,
+            SendZeroCopyFixed,
+            SendMessageZeroCopy,
+            SendMessageZeroCopyFixed,
+            File,
+            FileFixed,
+            Splice,
+        ];
+        let reasons = [
+            NotAsked,
+            BelowThreshold,
+            KernelCopied,
+            Unsupported,
+            NotPinned,
+            SocketReceive,
+            PageCache,
+        ];
+        let named: BTreeSet<String> = mechanisms
+            .into_iter()
+            .flat_map(|one| {
+                let copied = reasons.map(|reason| Path::copied(one, reason));
+                copied.into_iter().chain([Path::direct(one)])
+            })
+            .map(|path| path.to_string())
+            .collect();
+        assert_eq!(named.len(), mechanisms.len() * (reasons.len() + 1));
+        assert!(named.contains("splice, zero-copy"), "{named:?}");
+        let short = Path::copied(Send, BelowThreshold);
+        assert_eq!(short.to_string(), "send, copied: shorter than the zero-copy threshold");
+        assert!(!short.is_zero_copy());
+    }
+}

@@ -161,8 +161,9 @@ impl Engine {
 
     fn is_linkable(&mut self, index: u32) -> bool {
         let (slot, body, _) = self.table.slots.parts(index);
-        let Some(op) = body.op.as_ref().filter(|op| op.links()) else { return false };
-        if slot.state != State::Waiting || op.is_own(self.table.capabilities) {
+        let have = self.table.capabilities;
+        let may = |op: &Op| slot.state == State::Waiting && op.links() && !op.is_own(have);
+        if !body.op.as_ref().is_some_and(may) {
             return false;
         }
         if slot.holds_lane {

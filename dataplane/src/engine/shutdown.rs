@@ -19,9 +19,6 @@ pub struct Leaked {
 impl Engine {
     /// No new operation from here on; descriptors nobody closed are closed.
     pub(crate) fn begin_drain(&mut self) {
-        if self.draining {
-            return;
-        }
         self.draining = true;
         self.cancel_all(Reason::Shutdown);
     }
@@ -95,9 +92,7 @@ impl Engine {
         for index in self.table.groups.indexes() {
             let group = self.table.groups.at(index);
             if group.is_live() {
-                if group.is_kernel() {
-                    backend.close_pool(index);
-                }
+                backend.close_pool(index);
                 let parts = self.table.groups.at(index).finish();
                 self.fire.push_back(Fire::Drop(parts));
             }

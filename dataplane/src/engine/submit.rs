@@ -242,17 +242,18 @@ impl Engine {
         slot.state = State::InFlight;
         slot.cancel_sent = false;
         let id = OpId::new(index, slot.generation);
-        match body.op.as_mut() {
-            Some(Op::Timer(_)) => return,
-            Some(Op::Close(close)) if close.number < 0 => {
+        let Some(op) = body.op.as_mut() else { return };
+        match op {
+            Op::Timer(_) => return,
+            Op::Close(close) if close.number < 0 => {
                 let desc = close.desc;
                 return self.close_when_idle(desc, index);
             }
-            Some(op) if op.is_own(self.table.capabilities) => {
+            op if op.is_own(self.table.capabilities) => {
                 slot.owed += 1;
                 return self.attempt_own(id);
             }
-            Some(op) => {
+            op => {
                 if let Some(pool) = op.pool()
                     && self.backend.as_ref().is_some_and(|backend| backend.selects_buffers())
                     && let Some(group) = self.table.groups.find(pool)
@@ -261,7 +262,6 @@ impl Engine {
                     return self.park_dry(index);
                 }
             }
-            None => return,
         }
         if self.inline > 0 && self.attempt_inline(id) {
             return;
@@ -409,13 +409,9 @@ impl Engine {
         }
     }
 
-    /// Ends an operation the backend does not have. A close that has begun cannot be called back.
+    /// Ends an operation the backend does not have.
     pub(super) fn cancel_own(&mut self, index: u32) {
-        let (slot, body, _) = self.table.slots.parts(index);
-        if slot.state != State::Waiting && matches!(body.op, Some(Op::Close(_))) {
-            slot.reason = Reason::Kernel;
-            return;
-        }
+        let slot = self.table.slots.at(index);
         // A notification may be owed of an earlier attempt.
         let is_asked = slot.state == State::InFlight && slot.owed > 0;
         slot.state = State::InFlight;
@@ -510,9 +506,6 @@ impl Engine {
     pub(crate) fn unlink(&mut self, index: u32) {
         let (slot, body, _) = self.table.slots.parts(index);
         let (desc, older, newer) = (slot.desc, body.older, body.newer);
-        if desc == NONE {
-            return;
-        }
         slot.desc = NONE;
         (body.older, body.newer) = (NONE, NONE);
         if older != NONE {

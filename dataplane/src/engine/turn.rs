@@ -187,9 +187,7 @@ impl Engine {
                 continue;
             }
             if group.is_finished() {
-                if let Some(backend) = &mut self.backend
-                    && group.is_kernel()
-                {
+                if let Some(backend) = &mut self.backend {
                     backend.close_pool(index);
                 }
                 let parts = self.table.groups.at(index).finish();
@@ -310,10 +308,9 @@ impl Engine {
         backend.flush(&mut self.table)?;
         let hidden = backend.has_hidden_work() || seen != self.swept;
         match self.until(Until::Forever) {
-            _ if hidden => Ok(Rest::Busy),
-            Until::Now => Ok(Rest::Busy),
-            Until::Forever => Ok(Rest::Until(None)),
+            until if hidden || until == Until::Now => Ok(Rest::Busy),
             Until::At(at_ns) => Ok(Rest::Until(Some(at_ns))),
+            _ => Ok(Rest::Until(None)),
         }
     }
 
@@ -327,12 +324,10 @@ impl Engine {
     /// One wait of the backend and everything its events mean.
     #[inline(always)]
     pub(crate) fn wait(&mut self, until: Until) -> Result<(), Fatal> {
+        // None after lost completions; after the end nobody waits.
+        let Some(backend) = &mut self.backend else { return Err(Fatal::Dropped) };
         let mut events = std::mem::take(&mut self.events);
-        let waited = match &mut self.backend {
-            Some(backend) => backend.wait_flat(until, &mut self.table, &mut events),
-            None if self.poisoned => Err(Fatal::Dropped),
-            None => Ok(()),
-        };
+        let waited = backend.wait_flat(until, &mut self.table, &mut events);
         for event in &events {
             self.on_event(*event);
         }
@@ -364,10 +359,7 @@ impl Engine {
                     Some(ready) => ready,
                     None => continue,
                 },
-                Some(Fire::Result(id, outcome)) => match self.ready_result(id, outcome) {
-                    Some(ready) => ready,
-                    None => continue,
-                },
+                Some(Fire::Result(id, outcome)) => self.ready_result(id, outcome),
             };
             return Next::Fire(ready);
         }
@@ -384,11 +376,11 @@ impl Engine {
         })
     }
 
-    fn ready_result(&mut self, id: OpId, outcome: Outcome) -> Option<Ready> {
+    fn ready_result(&mut self, id: OpId, outcome: Outcome) -> Ready {
         let slot = self.table.slots.find(id);
         match slot.map(|slot| std::mem::replace(&mut slot.notify, Notify::Nobody)) {
-            Some(Notify::Each(callback)) => Some(Ready::Each(id, callback, outcome)),
-            _ => Some(Ready::Drop(Box::new(outcome))),
+            Some(Notify::Each(callback)) => Ready::Each(id, callback, outcome),
+            _ => Ready::Drop(Box::new(outcome)),
         }
     }
 

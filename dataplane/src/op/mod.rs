@@ -263,6 +263,15 @@ impl Op {
         self.shape() == Shape::Multishot
     }
 
+    /// What a receive from a pool works with.
+    pub(crate) fn pool_arm(&mut self) -> Option<&mut net::PoolArm> {
+        match self {
+            Op::RecvPool(op) => Some(&mut op.arm),
+            Op::RecvMany(op) => Some(&mut op.arm),
+            _ => None,
+        }
+    }
+
     /// Whether what it brings is a descriptor that must be closed when nobody takes it.
     pub(crate) fn brings_descriptor(&self) -> bool {
         matches!(self, Op::Accept(_) | Op::AcceptMany(_) | Op::Open(_))

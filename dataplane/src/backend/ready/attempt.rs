@@ -13,7 +13,6 @@ use crate::engine::descriptors::DescId;
 use crate::engine::table::Table;
 use crate::op::Forms;
 use crate::op::{Attempt, Context, HelperJob, Interest, Lane, Op};
-use crate::sys::calls;
 use std::os::fd::RawFd;
 
 /// What an operation in its slot turned out to be or to do.
@@ -182,9 +181,6 @@ impl Ready {
         if interest == Interest::SOON {
             return self.rest(id);
         }
-        if tried.fd < 0 {
-            return self.end(id, Event::of(id, -libc::EBADF, 0), tried.fd, false);
-        }
         let misled = cause == Cause::Report;
         let bits = interest.bits();
         let stood = self.standing.stand(id, tried.fd, tried.owner, bits);
@@ -199,22 +195,13 @@ impl Ready {
         };
         match self.poller.arm(tried.fd, stood.generation, stood.needed, arming) {
             Ok(()) => self.standing.set_registered(tried.fd, true),
-            Err(libc::EPERM) => self.rest(id),
             Err(errno) => self.end(id, Event::of(id, -errno, 0), tried.fd, true),
         }
     }
 
     fn watch(&mut self, id: OpId, fd: RawFd, interest: u32) {
         let own = match self.poller.watch(id, fd, interest) {
-            Ok(own) => Some(own),
-            // No readiness: always ready, which is reported once.
-            Err(libc::EPERM) => {
-                let found = calls::poll_now(fd, Interest::from_bits(interest));
-                if found > 0 {
-                    self.done.push_back(Event::of(id, found, MORE));
-                }
-                None
-            }
+            Ok(own) => own,
             Err(errno) => return self.done.push_back(Event::of(id, -errno, 0)),
         };
         self.standing.set(id, Phase::Watching);
@@ -228,7 +215,7 @@ impl Ready {
             Phase::Absent => {}
             Phase::Watching => {
                 self.standing.leave(id);
-                if let Some((Some(own), _)) = self.watches.remove(&id) {
+                if let Some((own, _)) = self.watches.remove(&id) {
                     self.poller.unwatch(own);
                 }
             }

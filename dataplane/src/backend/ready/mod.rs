@@ -8,7 +8,7 @@
 //! - it *stands* on its descriptor until the poller reports it ready, and is attempted again, in
 //!   the order in which operations came to stand there ([`standing`]);
 //! - it is attempted again *soon*, [`SOON_NS`] later, where nothing tells when (a full backlog, a
-//!   descriptor without readiness, a descriptor that is reported ready and blocks all the same);
+//!   descriptor that is reported ready and blocks all the same);
 //! - it goes to a *helper* thread and is forgotten: its event is made by the loop.
 //!
 //! Its end is an event in `done`, which `wait` hands out, [`EVENTS_PER_TURN`] at a time. Nothing is
@@ -110,8 +110,8 @@ pub(crate) struct Ready {
     hot: VecDeque<OpId>,
     /// Who rests, with the end of the rest; in order of that, since all rest equally long.
     soon: VecDeque<(u64, OpId)>,
-    /// Persistent polls; no duplicate where the descriptor has no readiness.
-    watches: HashMap<OpId, (Option<OwnedFd>, u32)>,
+    /// Persistent polls: the duplicate each stands on, and what it wants.
+    watches: HashMap<OpId, (OwnedFd, u32)>,
     done: VecDeque<Event>,
     reports: Vec<Report>,
     memory: MemoryTable,
@@ -220,7 +220,7 @@ impl Backend for Ready {
     /// No pool is ever open here: pool receives carry their own buffer.
     fn provide(&mut self, _: u16, _: &[Provided]) {}
 
-    /// As for `provide`: there is none to stop.
+    /// There is none to stop.
     fn close_pool(&mut self, _: u16) {}
 
     fn selects_buffers(&self) -> bool {

@@ -75,8 +75,8 @@ pub(super) enum Poller {
 }
 
 impl Poller {
-    /// Watches `fd` for operations waiting for `bits`. A negative errno when the system refuses;
-    /// EPERM: the descriptor has no readiness (regular files).
+    /// Watches `fd` for operations waiting for `bits`. An errno when the system refuses: nobody
+    /// waits for a descriptor without readiness, which is known when it is adopted.
     pub(super) fn arm(
         &mut self,
         fd: RawFd,
@@ -122,8 +122,7 @@ impl Poller {
     pub(super) fn unwatch(&mut self, own: OwnedFd) {
         match self {
             Poller::Epoll(epoll) => epoll.set.remove(own.as_raw_fd()),
-            Poller::Poll(PollSet { edges: Some(edges), .. }) => edges.remove(own.as_raw_fd()),
-            Poller::Poll(_) => {}
+            Poller::Poll(set) => set.edges.iter().for_each(|edges| edges.remove(own.as_raw_fd())),
         }
     }
 

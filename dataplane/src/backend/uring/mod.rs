@@ -351,7 +351,6 @@ impl Uring {
         }
         let (slot, body, _) = table.slots.parts(id.index());
         let interest = match &body.op {
-            Some(Op::Accept(_) | Op::AcceptMany(_)) => Interest::READABLE,
             Some(op) if op.lane() == Some(Lane::Send) => Interest::WRITABLE,
             Some(Op::Connect(_) | Op::SendTo(_) | Op::Write(_)) => Interest::WRITABLE,
             _ => Interest::READABLE,

@@ -60,11 +60,7 @@ impl Pools {
 
 /// Gives a pool receive the buffer it must carry itself. False: the pool is dry.
 pub(crate) fn carry_buffer(op: &mut Op, cx: &mut Context<'_>) -> bool {
-    let arm = match op {
-        Op::RecvPool(op) => &mut op.arm,
-        Op::RecvMany(op) => &mut op.arm,
-        _ => return true,
-    };
+    let Some(arm) = op.pool_arm() else { return true };
     if arm.held.is_none() {
         arm.held = cx.groups.lease(arm.pool);
     }

@@ -27,7 +27,6 @@
 //! pointers in a pushed entry. See io_uring_setup(2) and io_uring_enter(2).
 #![allow(unsafe_code)]
 
-use std::fmt;
 use std::io;
 use std::mem::ManuallyDrop;
 use std::os::fd::{AsRawFd, RawFd};
@@ -392,17 +391,6 @@ impl Drop for Ring {
 impl AsRawFd for Ring {
     fn as_raw_fd(&self) -> RawFd {
         self.instance.get().as_raw_fd()
-    }
-}
-
-impl fmt::Debug for Ring {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Ring")
-            .field("fd", &self.as_raw_fd())
-            .field("staged", &self.staged)
-            .field("room", &self.room())
-            .field("sqpoll", &self.sqpoll)
-            .finish_non_exhaustive()
     }
 }
 

@@ -182,6 +182,8 @@ mod tests {
             assert!(error.to_string().contains(remedy), "{error}");
             assert_eq!(errno_of(&error), Some(errno));
         }
+        let unnamed = Refusal::explain(io::Error::from_raw_os_error(libc::EIO));
+        assert_eq!(unnamed.raw_os_error(), Some(libc::EIO), "told as it is");
     }
 
     #[test]

@@ -548,6 +548,25 @@ mod tests {
     }
 
     #[test]
+    fn refusals_name_the_table_and_the_remedy() {
+        let (mut ring, mut table) = (ring(), BufferTable::new(2));
+        let nothing = table.insert_run(&mut ring, &[], u64::from).unwrap_err();
+        assert_eq!(nothing.errno(), Some(libc::EINVAL));
+        let full = TableError::Exhausted { kind: Kind::Buffers, wanted: 3, used: 1, maximum: 2 };
+        assert_eq!(full.errno(), None);
+        assert!(full.to_string().contains("no 3 free entries in a row, 1 of 2 used"), "{full}");
+        for (kind, errno, words) in [
+            (Kind::Buffers, libc::ENOMEM, "fixed buffer table: not available: "),
+            (Kind::Buffers, libc::ENOMEM, "RLIMIT_MEMLOCK"),
+            (Kind::Files, libc::EMFILE, "RLIMIT_NOFILE"),
+            (Kind::Files, libc::EBADF, "not an open descriptor"),
+        ] {
+            let none = TableError::Unavailable { kind, errno };
+            assert!(none.to_string().contains(words), "{none}");
+        }
+    }
+
+    #[test]
     fn files_come_and_go_and_stay_open_while_registered() {
         let (mut ring, mut table) = (ring(), FileTable::new(2));
         let (reader, mut writer) = std::io::pipe().unwrap();

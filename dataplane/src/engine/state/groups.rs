@@ -110,12 +110,10 @@ impl Groups {
     }
 
     pub(crate) fn find(&mut self, id: PoolId) -> Option<&mut Group> {
-        if !self.owns(id) {
-            return None;
-        }
+        let is_ours = self.owns(id);
         self.groups
             .get_mut(id.index as usize)
-            .filter(|group| group.live && group.generation == id.generation)
+            .filter(|group| is_ours && group.live && group.generation == id.generation)
     }
 
     pub(crate) fn is_open(&self, id: PoolId) -> bool {
@@ -173,10 +171,6 @@ impl Groups {
 impl Group {
     pub(crate) fn is_live(&self) -> bool {
         self.live
-    }
-
-    pub(crate) fn is_kernel(&self) -> bool {
-        self.kernel
     }
 
     pub(crate) fn arm(&mut self) {

@@ -93,10 +93,7 @@ impl Registry {
 
     /// The last holder is gone: the entries to give back.
     pub(crate) fn leave(&mut self, index: u32) -> Option<(u32, u32)> {
-        let entry = self.entries.get_mut(index as usize)?.as_mut()?;
-        if !entry.active {
-            return None;
-        }
+        let entry = self.entries.get_mut(index as usize)?.as_mut().filter(|e| e.active)?;
         entry.active = false;
         entry.unreleased = entry.count;
         self.active -= 1;
@@ -180,6 +177,34 @@ mod tests {
         assert_eq!(registry.counts(), (0, 1), "held until the kernel releases it");
         assert!(registry.released(7).is_some());
         assert_eq!(registry.counts(), (0, 0));
+    }
+
+    /// More than one entry: a file with nothing in it is mapped, and no byte of it is touched.
+    #[test]
+    fn each_gib_of_a_large_region_has_its_own_index() {
+        const CHUNK_BYTES: usize = 1 << 30;
+        let path = std::env::temp_dir().join(format!("dataplane-sparse-{}", std::process::id()));
+        let file = std::fs::File::create_new(&path).expect("a file");
+        std::fs::remove_file(&path).expect("it is there");
+        file.set_len(2 * CHUNK_BYTES as u64 + 4096).expect("a hole");
+        let region = Region::map_file(&file, regions::Access::READ).expect("mapped");
+        let (id, start) = (region.id(), region.as_ptr().expect("an address").as_ptr());
+        let mut registry = Registry::default();
+        let held = registry.install(region, 4, 3, &shared());
+        let index = |at: usize, bytes| {
+            let at = start.wrapping_add(at);
+            registry.fixed_index_of(id, at, bytes)
+        };
+        assert_eq!(index(CHUNK_BYTES - 1, 1), Some(4));
+        assert_eq!(index(CHUNK_BYTES, CHUNK_BYTES), Some(5));
+        assert_eq!(index(2 * CHUNK_BYTES, 4096), Some(6));
+        assert_eq!(index(CHUNK_BYTES - 1, 2), None, "no entry holds both bytes");
+        assert_eq!(index(3 * CHUNK_BYTES, 1), None, "past its end");
+        assert_eq!(registry.leave(held.index), Some((4, 3)));
+        assert_eq!(registry.leave(held.index), None, "once");
+        assert!(registry.released(4).is_none() && registry.released(6).is_none());
+        assert_eq!(registry.released(5).map(|region| region.id()), Some(id), "with its last entry");
+        assert!(registry.released(5).is_none());
     }
 
     #[test]

@@ -98,8 +98,8 @@ impl Table {
                 Ok(())
             }
             Err((HelpersError::Unavailable, _)) => Err(libc::EOPNOTSUPP),
-            Err((HelpersError::Exhausted, _)) => Err(libc::ENOMEM),
-            Err((HelpersError::CannotStart(errno), _)) => Err(errno),
+            // EAGAIN, the usual code for no thread, would be tried again at once, for ever.
+            Err((HelpersError::Exhausted | HelpersError::CannotStart(_), _)) => Err(libc::ENOMEM),
         }
     }
 
@@ -165,10 +165,8 @@ impl Context<'_> {
     /// How a send of `bytes` goes out.
     pub(crate) fn zero_copy(&mut self, bytes: usize) -> Decision {
         let supported = self.capabilities.contains(Capability::ZeroCopySend);
-        match &mut self.descriptor {
-            Some(descriptor) => descriptor.policy.decide(bytes, supported),
-            None => Decision { copied: Some(super::path::CopyReason::NotAsked), require: false },
-        }
+        let descriptor = self.descriptor.as_mut().expect("what sends has a descriptor");
+        descriptor.policy.decide(bytes, supported)
     }
 
     /// MSG_DONTWAIT where the kernel must not try a send again by itself.
