@@ -1,6 +1,7 @@
 //! Cancelling each kind of operation: it ends with Cancelled, gives back what it was given, and
 //! leaves what it worked on as good as before.
 
+use super::net::idle_turns;
 use crate::{Case, Cx, Skip};
 use dataplane::{ErrorKind, HoldsBuffer, Interest, Local, Operation, SocketOptions, Submission};
 use futures_util::StreamExt;
@@ -8,6 +9,7 @@ use futures_util::future::join_all;
 use nix::sys::socket::{Backlog, listen};
 use regions::{Slab, Span};
 use std::net::TcpListener;
+use std::os::unix::fs::OpenOptionsExt;
 use std::time::{Duration, Instant};
 
 /// The cases of this file.
@@ -23,6 +25,7 @@ pub const CASES: &[Case] = &[
     Case { name: "cancel/ready", needs: &[], run: ready },
     Case { name: "cancel/readiness", needs: &[], run: readiness },
     Case { name: "cancel/pipe_read", needs: &[], run: pipe_read },
+    Case { name: "cancel/nonblocking_read", needs: &[], run: nonblocking_read },
     Case { name: "cancel/queued_recv", needs: &[], run: queued_recv },
     Case { name: "cancel/twice", needs: &[], run: twice },
     Case { name: "cancel/everything", needs: &[], run: everything },
@@ -207,6 +210,22 @@ fn pipe_read(cx: &Cx<'_>) -> Result<(), Skip> {
     std::io::Write::write_all(&mut writer, b"later").expect("a pipe has room");
     let filled = cx.block_on(file.read(slab.lease().expect("free"))).expect("read");
     assert_eq!(&filled[..], b"later", "the cancelled read took nothing");
+    Ok(())
+}
+
+/// A terminal that is not to block: whoever waits for it all the same is called back.
+fn nonblocking_read(cx: &Cx<'_>) -> Result<(), Skip> {
+    let mut options = std::fs::OpenOptions::new();
+    options.read(true).write(true).custom_flags(libc::O_NONBLOCK | libc::O_NOCTTY);
+    let terminal =
+        options.open("/dev/ptmx").map_err(|error| Skip(format!("/dev/ptmx: {error}")))?;
+    let file = cx.io.adopt_file(terminal).expect("room");
+    let slab = cx.slab(1, 64);
+    for _ in 0..2 {
+        let reading = file.read(slab.lease().expect("free")).submit().expect("room");
+        idle_turns(cx);
+        cancelled_with_buffer(cx, reading, &slab);
+    }
     Ok(())
 }
 

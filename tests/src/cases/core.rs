@@ -17,6 +17,12 @@ pub const CASES: &[Case] = &[
     Case { name: "core/sends_go_out_in_order", needs: &[], run: sends_go_out_in_order },
     Case { name: "core/receives_fill_in_order", needs: &[], run: receives_fill_in_order },
     Case { name: "core/stats", needs: &[], run: stats },
+    Case {
+        name: "core/dump_of_those_that_stand_in_line",
+        needs: &[],
+        run: dump_of_those_that_stand_in_line,
+    },
+    Case { name: "core/detached_when_it_is_over", needs: &[], run: detached_when_it_is_over },
     Case { name: "core/dump_of_what_is_in_flight", needs: &[], run: dump_of_what_is_in_flight },
     Case { name: "core/drop_before_completion", needs: &[], run: drop_before_completion },
     Case { name: "core/detach_lets_it_run", needs: &[], run: detach_lets_it_run },
@@ -159,6 +165,56 @@ fn dump_of_what_is_in_flight(cx: &Cx<'_>) -> Result<(), Skip> {
     drop(receiving);
     cx.poll_until("their end", || cx.io.in_flight().is_empty());
     assert_eq!(slab.available(), 1);
+    Ok(())
+}
+
+/// Where each one stands, and who waits for it.
+fn dump_of_those_that_stand_in_line(cx: &Cx<'_>) -> Result<(), Skip> {
+    let (near, far) = cx.unix_pair();
+    let slab = cx.slab(3, 8);
+    let lease = || slab.lease().expect("free");
+    let receiving = [near.recv(lease()), near.recv(lease())];
+    let receiving = receiving.map(|receive| receive.submit().expect("room"));
+    // Bytes for a receive from a pool whose only slot is taken.
+    cx.block_on(near.send_all(Span::from(vec![1u8]))).expect("sent");
+    let last = slab.lease();
+    let pool = cx.io.receive_pool_over(&slab).expect("a pool");
+    let dry = far.recv_pool(&pool).submit().expect("room");
+    let later = Instant::now() + Duration::from_secs(60);
+    let steps = cx.io.sequence().then(cx.io.sleep_until(later)).then(cx.io.nop());
+    let steps = steps.submit().expect("room");
+    let foreign = cx.io.handle().sleep_until(later).submit().map_err(|failed| failed.error);
+    for _ in 0..8 {
+        cx.io.poll(Wait::Now).expect("a poll");
+    }
+    let dump = cx.io.in_flight();
+    let is_there = |operation, state, waiter| {
+        let it = |entry: &dataplane::InFlight| {
+            (entry.operation, entry.state, entry.waiter) == (operation, state, waiter)
+        };
+        assert!(dump.iter().any(it), "{operation} {state}: {dump:?}");
+    };
+    is_there("recv", "in flight", Waiter::Nobody);
+    is_there("recv", "queued", Waiter::Nobody);
+    is_there("timer", "waiting", Waiter::Nobody);
+    is_there("timer", "waiting", Waiter::Foreign);
+    is_there("nop", "waiting for the step before it", Waiter::Nobody);
+    assert!(dump.iter().any(|entry| entry.state == "parked"), "{dump:?}");
+    drop((receiving, dry, steps, foreign, last));
+    cx.poll_until("their end", || cx.io.in_flight().is_empty());
+    Ok(())
+}
+
+/// Its result is there and nobody wants it: what it holds comes back.
+fn detached_when_it_is_over(cx: &Cx<'_>) -> Result<(), Skip> {
+    let (near, far) = cx.unix_pair();
+    let slab = cx.slab(1, 8);
+    let receiving = near.recv(slab.lease().expect("free")).submit().expect("room");
+    cx.block_on(far.send_all(Span::from(vec![1u8]))).expect("sent");
+    cx.poll_until("its end", || cx.io.stats().in_flight == 0);
+    assert_eq!(slab.available(), 0);
+    receiving.detach();
+    cx.poll_until("its buffer", || slab.available() == 1);
     Ok(())
 }
 

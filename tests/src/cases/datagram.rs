@@ -19,6 +19,7 @@ pub const CASES: &[Case] = &[
     Case { name: "datagram/refused_leaves_it_healthy", needs: &[], run: refused_leaves_it_healthy },
     Case { name: "datagram/several_spans", needs: &[], run: several_spans },
     Case { name: "datagram/several_receives", needs: &[], run: several_receives },
+    Case { name: "datagram/empty_ones_from_a_pool", needs: &[], run: empty_ones_from_a_pool },
     Case { name: "datagram/empty_lease_is_refused", needs: &[], run: empty_lease_is_refused },
     Case { name: "datagram/timeout_loses_none", needs: &[], run: timeout_loses_none },
     Case { name: "datagram/from_a_pool", needs: &[], run: from_a_pool },
@@ -102,6 +103,20 @@ fn empty_one_is_a_datagram(cx: &Cx<'_>) -> Result<(), Skip> {
     drop(filled);
     let filled = cx.block_on(two.recv(slab.lease().expect("a slot"))).expect("receiving");
     assert_eq!(&filled[..], b"after", "an empty datagram is no end");
+    Ok(())
+}
+
+fn empty_ones_from_a_pool(cx: &Cx<'_>) -> Result<(), Skip> {
+    let ((one, _), (two, at_two)) = (bound(cx), bound(cx));
+    let pool = cx.io.receive_pool(2, 16).expect("a pool");
+    let mut stream = two.receive_all(&pool).submit().expect("room");
+    for bytes in [&b""[..], b"", b"", b"after"] {
+        send(cx, &one, bytes, &at_two);
+        let filled = cx.block_on(stream.next()).expect("no end").expect("receiving");
+        assert_eq!(filled[..], *bytes, "an empty datagram is no end");
+    }
+    drop(stream);
+    settled(cx, 2);
     Ok(())
 }
 

@@ -3,7 +3,7 @@
 //! are at the end.
 
 use crate::{Case, Cx, Skip};
-use dataplane::{Capability, ErrorKind, File, Mechanism, OpenOptions};
+use dataplane::{Backend, Capability, ErrorKind, File, Mechanism, OpenOptions, Proactor};
 use futures_util::future::{FutureExt, join_all};
 use regions::{Lease, Span};
 use std::os::unix::fs::PermissionsExt;
@@ -40,6 +40,7 @@ pub const CASES: &[Case] = &[
     Case { name: "file/a_pipe_ends", needs: &[], run: a_pipe_ends },
     Case { name: "file/a_pipe_without_readers_is_gone", needs: &[], run: a_broken_pipe },
     Case { name: "file/a_full_pipe_waits", needs: &[], run: a_full_pipe_waits },
+    Case { name: "file/without_helpers", needs: &[], run: without_helpers },
 ];
 
 /// A file of these bytes.
@@ -455,5 +456,21 @@ fn a_full_pipe_waits(cx: &Cx<'_>) -> Result<(), Skip> {
     }
     assert_eq!(cx.block_on(writing).expect("written").bytes, 300_000);
     assert!(found == bytes, "the pipe is shorter than the write and nothing is lost");
+    Ok(())
+}
+
+/// A file is read by the ring, or by a helper thread; where there is neither, the error says so.
+fn without_helpers(cx: &Cx<'_>) -> Result<(), Skip> {
+    let path = made(cx, b"bytes");
+    let io = Proactor::with(cx.options.clone().helpers(0)).expect("a second proactor");
+    let file = io.adopt_file(std::fs::File::open(path).expect("opens")).expect("room");
+    let slab = cx.slab(1, 8);
+    let read = async { file.read_at(slab.lease().expect("free"), 0).await };
+    let ended = io.block_on(read).expect("polls");
+    match io.backend() {
+        Backend::IoUring => assert_eq!(ended.expect("read")[..], *b"bytes"),
+        _ => assert_eq!(ended.expect_err("nobody reads").kind(), ErrorKind::Unavailable),
+    }
+    assert_eq!(slab.available(), 1);
     Ok(())
 }

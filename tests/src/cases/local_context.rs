@@ -2,7 +2,8 @@
 //! wait.
 
 use crate::{Case, Cx, Skip};
-use dataplane::{ErrorKind, LocalContext, LocalContextHandle, Wait};
+use dataplane::regions::SpanList;
+use dataplane::{Capability, ErrorKind, LocalContext, LocalContextHandle, Wait, ZeroCopy};
 use std::cell::{Cell, RefCell};
 use std::future::poll_fn;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
@@ -39,6 +40,7 @@ pub const CASES: &[Case] = &[
     Case { name: "local_context/order_is_kept_inline", needs: &[], run: inline_order },
     Case { name: "local_context/a_large_send_goes_on_in_the_ring", needs: &[], run: inline_large },
     Case { name: "local_context/inline_errors_are_errors", needs: &[], run: inline_errors },
+    Case { name: "local_context/inline_if_it_is_copied", needs: &[], run: inline_if_copied },
     Case { name: "local_context/a_chatty_connection_starves_nobody", needs: &[], run: chatty },
 ];
 
@@ -536,6 +538,32 @@ fn inline_errors(cx: &Cx<'_>) -> Result<(), Skip> {
     let (sent, received) = cx.block_on(task).expect("it ends");
     cx.note(format!("send: {sent:?}, then recv: {received:?}"));
     assert_eq!(slab.available(), 1);
+    Ok(())
+}
+
+/// What is to go out without a copy goes to the ring: the plain call copies.
+fn inline_if_copied(cx: &Cx<'_>) -> Result<(), Skip> {
+    let context = LocalContext::new(cx.io);
+    let (one, two) = cx.tcp_pair();
+    let can = cx.io.capabilities().contains(Capability::ZeroCopySend);
+    for (policy, is_inline) in [(ZeroCopy::Never, true), (ZeroCopy::Always, !can)] {
+        one.zero_copy(policy).expect("a policy");
+        let (one, before) = (one.clone(), cx.io.stats().inline);
+        let task = context.spawn(async move {
+            let mut list = SpanList::new();
+            for part in ["two ", "parts"] {
+                list.push(part.as_bytes().to_vec().into()).expect("two fit");
+            }
+            one.send_vectored(list).await.expect("sent").bytes
+        });
+        run(&context);
+        assert_eq!(cx.block_on(task), Ok(9));
+        assert_eq!(cx.io.stats().inline - before, u64::from(is_inline), "{policy:?}");
+        context.restart();
+    }
+    let slab = cx.slab(1, 18);
+    let filled = cx.block_on(two.recv_all(slab.lease().expect("a slot"))).expect("received");
+    assert_eq!(filled[..], *b"two partstwo parts");
     Ok(())
 }
 

@@ -5,6 +5,7 @@ use crate::{Case, Cx, Skip};
 use dataplane::operations::PollMany;
 use dataplane::{ErrorKind, Interest, LocalStream, Socket};
 use futures_util::StreamExt;
+use futures_util::future::FutureExt;
 use nix::sys::memfd::{MFdFlags, memfd_create};
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
@@ -25,6 +26,7 @@ pub const CASES: &[Case] = &[
     Case { name: "readiness/of_a_pipe", needs: &[], run: of_a_pipe },
     Case { name: "readiness/persistent", needs: &[], run: persistent },
     Case { name: "readiness/persistent_is_merged", needs: &[], run: persistent_is_merged },
+    Case { name: "readiness/merged_for_another_thread", needs: &[], run: merged_elsewhere },
     Case { name: "readiness/persistent_does_not_spin", needs: &[], run: does_not_spin },
     Case { name: "readiness/persistent_hang_up", needs: &[], run: persistent_hang_up },
     Case { name: "readiness/persistent_cancelled", needs: &[], run: persistent_cancelled },
@@ -204,6 +206,23 @@ fn persistent_is_merged(cx: &Cx<'_>) -> Result<(), Skip> {
     assert_eq!(seen, Interest::READABLE);
     assert!(reports.try_next().is_none(), "a hundred reports nobody took are one");
     assert_eq!(cx.io.stats().paused, 0);
+    Ok(())
+}
+
+/// As above, with the reports waiting for a submitter elsewhere.
+fn merged_elsewhere(cx: &Cx<'_>) -> Result<(), Skip> {
+    let (client, server) = cx.tcp_pair();
+    let server = server.into_remote(&cx.io.handle()).map_err(|(error, _)| error).expect("moves");
+    let mut reports =
+        server.readiness(Interest::READABLE).submit().map_err(|f| f.error).expect("room");
+    idle_turns(cx);
+    for _ in 0..100 {
+        cx.block_on(write(&client, b"x"));
+    }
+    idle_turns(cx);
+    let seen = reports.next().now_or_never().expect("it is there").expect("a report");
+    assert_eq!(seen.expect("no error"), Interest::READABLE);
+    assert!(reports.next().now_or_never().is_none(), "a hundred reports nobody took are one");
     Ok(())
 }
 

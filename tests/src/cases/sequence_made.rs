@@ -24,6 +24,12 @@ pub const CASES: &[Case] = &[
     Case { name: "sequence_made/making_fails", needs: &[], run: making_fails },
     Case { name: "sequence_made/making_panics", needs: &[], run: making_panics },
     Case { name: "sequence_made/made_malformed", needs: &[], run: made_malformed },
+    Case { name: "sequence_made/ended_by_its_maker", needs: &[], run: ended_by_its_maker },
+    Case {
+        name: "sequence_made/ended_before_it_is_made",
+        needs: &[],
+        run: ended_before_it_is_made,
+    },
     Case {
         name: "sequence_made/made_with_the_proactor_at_hand",
         needs: &[],
@@ -43,6 +49,7 @@ pub const CASES: &[Case] = &[
     Case { name: "sequence_made/says_why_a_step_failed", needs: &[], run: says_why },
     Case { name: "sequence_made/in_a_batch", needs: &[], run: in_a_batch },
     Case { name: "sequence_made/one_step_after_a_ticket", needs: &[], run: one_after },
+    Case { name: "sequence_made/a_stream_is_no_step", needs: &[], run: no_stream },
     Case { name: "sequence_made/taken_out_of_a_batch", needs: &[], run: taken_out },
     Case { name: "sequence_made/tickets_of_another", needs: &[], run: tickets_of_another },
     Case { name: "sequence_made/longer_than_the_queue", needs: &[], run: longer_than_the_queue },
@@ -166,6 +173,50 @@ fn made_malformed(cx: &Cx<'_>) -> Result<(), Skip> {
     let finished = failed.finished.as_mut().expect("it ran");
     let refused = finished.take(made).expect("there").expect_err("refused");
     assert!(refused.into_buffer().is_some(), "the operation comes back");
+    Ok(())
+}
+
+/// Whoever makes a step may end its sequence: what was made is dropped.
+fn ended_by_its_maker(cx: &Cx<'_>) -> Result<(), Skip> {
+    let (near, _far) = cx.unix_pair();
+    let (io, slab) = (cx.io.clone(), cx.slab(1, 8));
+    let pool = slab.clone();
+    let mut steps = cx.io.sequence();
+    let first = steps.add(cx.io.nop());
+    steps.add_with(first, move |()| {
+        assert_eq!(io.cancel_all().expect("owner"), 1, "the step itself");
+        Ok(near.recv(pool.lease()?))
+    });
+    let failed = failed(cx.block_on(steps));
+    assert_eq!((failed.step, failed.kind()), (Some(1), ErrorKind::Cancelled));
+    drop(failed);
+    settled(cx, 1);
+    assert_eq!(slab.available(), 1);
+    Ok(())
+}
+
+/// Ended when the step before it is over and nobody has made it yet.
+fn ended_before_it_is_made(cx: &Cx<'_>) -> Result<(), Skip> {
+    let (io, made) = (cx.io.clone(), Rc::new(Cell::new(false)));
+    let told = cx.io.nop().on_complete(move |_| {
+        io.cancel_all().expect("owner");
+    });
+    told.expect("room");
+    let (mut steps, seen) = (cx.io.sequence(), made.clone());
+    let first = steps.add(cx.io.nop());
+    let io = cx.io.clone();
+    steps.add_with(first, move |()| {
+        seen.set(true);
+        Ok(io.nop())
+    });
+    // Where faults change the order it may be over before it is ended.
+    match cx.block_on(steps) {
+        Ok(_) => assert!(made.get()),
+        Err(failed) => {
+            assert_eq!(failed.kind(), ErrorKind::Cancelled);
+            assert!(!made.get(), "nobody makes what has ended");
+        }
+    }
     Ok(())
 }
 
@@ -382,6 +433,20 @@ fn one_after(cx: &Cx<'_>) -> Result<(), Skip> {
     assert_eq!(refused.kind(), ErrorKind::InvalidArgument);
     assert!(refused.into_operation().is_some());
     assert_eq!(batch.len(), 2);
+    Ok(())
+}
+
+fn no_stream(cx: &Cx<'_>) -> Result<(), Skip> {
+    let listener = cx.io.listen("127.0.0.1:0").expect("listening");
+    let clone = listener.clone();
+    cx.block_on(listener.close()).expect("closed");
+    let refused = clone.incoming().submit().err().expect("it is closed");
+    let mut batch = cx.io.batch();
+    let first = batch.add(Nop);
+    batch.after(&first, refused.into_operation().expect("it comes back")).expect("the first");
+    let refused = batch.submit().err().expect("it would have no end");
+    assert_eq!((refused.index, refused.error.kind()), (Some(1), ErrorKind::InvalidArgument));
+    assert_eq!(refused.batch.len(), 2);
     Ok(())
 }
 

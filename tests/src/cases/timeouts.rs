@@ -23,6 +23,7 @@ pub const CASES: &[Case] = &[
     Case { name: "timeouts/race_with_completion", needs: &[], run: race },
     Case { name: "timeouts/one_alone", needs: &[], run: one_alone },
     Case { name: "timeouts/default_of_the_options", needs: &[], run: default_of_the_options },
+    Case { name: "timeouts/default_of_the_options_for_steps", needs: &[], run: default_for_steps },
     Case { name: "timeouts/connect", needs: &[], run: connect },
     Case { name: "timeouts/longest", needs: &[], run: longest },
     Case { name: "timeouts/make_room_at_the_bound", needs: &[], run: at_the_bound },
@@ -219,6 +220,21 @@ fn default_of_the_options(cx: &Cx<'_>) -> Result<(), Skip> {
     let ended = io.block_on(io.sleep_until(at).into_future()).expect("polling");
     ended.expect("a timer is its own deadline");
     assert!(Instant::now() >= at);
+    Ok(())
+}
+
+/// A step's time begins with its turn.
+fn default_for_steps(cx: &Cx<'_>) -> Result<(), Skip> {
+    let io = Proactor::with(cx.options.clone().timeout(SHORT)).expect("a second one");
+    let (one, _two) = std::os::unix::net::UnixStream::pair().expect("two descriptors");
+    let socket = io.adopt_socket(one).expect("room");
+    let slab = cx.slab(1, 8);
+    let later = Instant::now() + 2 * SHORT;
+    let steps = io.sequence().then(io.sleep_until(later));
+    let steps = steps.then(socket.recv(slab.lease().expect("free"))).submit().expect("room");
+    let failed = io.block_on(steps).expect("polling").expect_err("nothing arrives");
+    assert_eq!((failed.step, failed.kind()), (Some(1), ErrorKind::TimedOut));
+    assert!(Instant::now() >= later + SHORT, "its turn had come");
     Ok(())
 }
 

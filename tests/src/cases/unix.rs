@@ -7,8 +7,10 @@ use dataplane::regions::SpanList;
 use dataplane::{Address, ErrorKind, MAX_UNIX_NAME_BYTES, Socket, SocketKind};
 use futures_util::future::join_all;
 use futures_util::join;
-use std::os::unix::net::UnixDatagram;
+use nix::sys::socket::{Backlog, listen};
+use std::os::unix::net::{UnixDatagram, UnixListener};
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::Duration;
 
 /// The cases of this file.
 pub const CASES: &[Case] = &[
@@ -21,6 +23,7 @@ pub const CASES: &[Case] = &[
     Case { name: "unix/path", needs: &[], run: path },
     Case { name: "unix/path_is_missing", needs: &[], run: path_is_missing },
     Case { name: "unix/path_nobody_listens_at", needs: &[], run: path_nobody_listens_at },
+    Case { name: "unix/connects_wait_for_a_backlog", needs: &[], run: connects_wait },
     Case { name: "unix/path_too_long", needs: &[], run: path_too_long },
     Case { name: "unix/abstract_name", needs: &[], run: abstract_name },
     Case { name: "unix/name_in_use", needs: &[], run: name_in_use },
@@ -364,5 +367,23 @@ fn datagrams_to_a_full_peer(cx: &Cx<'_>) -> Result<(), Skip> {
     let (sent, seen) = cx.block_on(async { join!(join_all(sends), receive) });
     assert!(sent.into_iter().all(|sent| sent.is_ok_and(|bytes| bytes == 8)));
     assert_eq!(seen, (0..40).collect::<Vec<u8>>(), "each once");
+    Ok(())
+}
+
+/// No readiness tells that a backlog has room again: somebody else accepts, and it is asked again.
+fn connects_wait(cx: &Cx<'_>) -> Result<(), Skip> {
+    let path = cx.scratch_dir().join("crowded");
+    let listener = UnixListener::bind(&path).expect("listening");
+    listen(&listener, Backlog::new(1).expect("a valid backlog")).expect("a smaller backlog");
+    let at = Address::unix(path).expect("a short path");
+    // A host that sleeps in the loop's place is told when to ask again.
+    let _watched = cx.io.watchable();
+    let accepting = std::thread::spawn(move || {
+        std::thread::sleep(Duration::from_millis(5));
+        (0..4).map(|_| listener.accept().expect("it connects").0).collect::<Vec<_>>()
+    });
+    let connected = cx.io.block_on(join_all((0..4).map(|_| cx.io.connect(&at))));
+    assert!(connected.expect("polls").iter().all(Result::is_ok));
+    assert_eq!(accepting.join().expect("it accepts").len(), 4);
     Ok(())
 }

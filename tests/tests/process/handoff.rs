@@ -252,3 +252,25 @@ fn a_signal_to_the_loop_itself() {
         }
     });
 }
+
+/// The call that sleeps is made again for what is left of its time (`poll(2)`).
+#[test]
+fn an_interrupted_look_of_poll_goes_on() {
+    child::alone(module_path!(), "an_interrupted_look_of_poll_goes_on", || {
+        let io = Proactor::with(Options::default().backend(Backend::Poll)).unwrap();
+        let asleep = io.sleep_until(Instant::now() + Duration::from_millis(60)).submit().unwrap();
+        assert!(TARGET.set(io.handle()).is_ok());
+        install();
+        // SAFETY: names the calling thread.
+        let owner = unsafe { libc::pthread_self() } as u64;
+        let thread = std::thread::spawn(move || {
+            std::thread::sleep(Duration::from_millis(5));
+            // SAFETY: the loop's thread waits for this one.
+            unsafe { libc::pthread_kill(owner as libc::pthread_t, libc::SIGUSR1) };
+        });
+        let begun = Instant::now();
+        io.block_on(asleep).unwrap().unwrap();
+        assert!(begun.elapsed() >= Duration::from_millis(50), "a signal is no end of a timer");
+        thread.join().unwrap();
+    });
+}

@@ -100,6 +100,50 @@ fn an_enter_that_fails_is_told_and_loses_nothing() {
     });
 }
 
+/// A chain for which there is no room, and no enter that would make some: step by step.
+#[test]
+fn a_chain_behind_an_enter_that_fails_is_emulated() {
+    const NAME: &str = "a_chain_behind_an_enter_that_fails_is_emulated";
+    child::alone(module_path!(), NAME, || {
+        if ring().is_none() {
+            return;
+        }
+        let options = Options::default().backend(Backend::IoUring).submissions(REFUSED + 1);
+        let io = Proactor::with(options).unwrap();
+        io.poll(Wait::Now).unwrap();
+        child::refuse_enter(REFUSED, libc::ENOMEM);
+        let nops: Vec<_> = (0..REFUSED).map(|_| io.nop().submit().unwrap()).collect();
+        let steps = io.sequence().then(io.nop()).then(io.nop()).submit().unwrap();
+        let finished = io.block_on(steps).unwrap().unwrap();
+        assert_eq!((finished.steps(), finished.linked()), (2, 0));
+        nops.into_iter().for_each(|nop| io.block_on(nop).unwrap().unwrap());
+    });
+}
+
+/// What is staged may name memory that is given back, and the kernel takes nothing for now.
+#[test]
+fn memory_is_given_back_while_enters_are_busy() {
+    const NAME: &str = "memory_is_given_back_while_enters_are_busy";
+    child::alone(module_path!(), NAME, || {
+        let Some(io) = ring() else { return };
+        let slab = dataplane::regions::Slab::new(2, 4096).unwrap();
+        let registration = io.register_slab(&slab).unwrap();
+        io.poll(Wait::Now).unwrap();
+        child::refuse_enter(REFUSED, libc::EBUSY);
+        let mut nops: Vec<_> = (0..REFUSED).map(|_| io.nop().submit().unwrap()).collect();
+        drop(registration);
+        io.poll(Wait::Now).unwrap();
+        assert!(io.stats().busy > 0, "{:?}", io.stats());
+        nops.push(io.nop().submit().unwrap());
+        nops.into_iter().for_each(|nop| io.block_on(nop).unwrap().unwrap());
+        let deadline = Instant::now() + Duration::from_secs(20);
+        while io.stats().releasing > 0 {
+            assert!(Instant::now() < deadline);
+            io.poll(Duration::from_millis(5)).unwrap();
+        }
+    });
+}
+
 /// The kernel lost completions: every waiter is told, and the next proactor works.
 #[test]
 fn an_enter_that_lost_completions_tells_every_waiter() {

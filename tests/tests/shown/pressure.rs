@@ -40,6 +40,7 @@ pub(super) const BRANCHES: &[Rule] = &[
         shown_by: &[
             "pressure/a_registration_waits_for_the_line",
             "dataplane: unregistering_waits_for_operations_still_in_line",
+            "tests: memory_is_given_back_while_enters_are_busy",
         ],
     },
     Rule {
@@ -48,6 +49,7 @@ pub(super) const BRANCHES: &[Rule] = &[
             "dataplane: a_chain_that_does_not_fit_stages_nothing",
             "dataplane: a_sequence_longer_than_the_queue_is_looked_through_once",
             "sqpoll/a_sequence_behind_a_full_queue",
+            "tests: a_chain_behind_an_enter_that_fails_is_emulated",
         ],
     },
     Rule {
@@ -77,7 +79,10 @@ pub(super) const BRANCHES: &[Rule] = &[
     },
     Rule {
         rule: "Entering fails for good: the poll says so, and nothing staged is lost.",
-        shown_by: &["tests: an_enter_that_fails_is_told_and_loses_nothing"],
+        shown_by: &[
+            "tests: an_enter_that_fails_is_told_and_loses_nothing",
+            "tests: a_polled_ring_that_is_not_entered_loses_nothing",
+        ],
     },
     Rule {
         rule: "The kernel lost completions (EBADR): every waiter is told, the proactor is over.",
@@ -114,6 +119,31 @@ pub(super) const BRANCHES: &[Rule] = &[
         ],
     },
     Rule {
+        rule: "A table or a queue of ours is full: an error that names it, and room afterwards.",
+        shown_by: &[
+            "tests: results_that_nobody_takes_are_bounded",
+            "tests: a_full_table_of_registered_descriptors_names_its_size",
+            "tests: a_full_table_of_registered_memory_names_its_size",
+            "tests: jobs_for_helper_threads_are_bounded",
+        ],
+    },
+    Rule {
+        rule: "No helper thread can be started, or none may: the operation fails, and says so.",
+        shown_by: &[
+            "tests: a_helper_that_cannot_start_is_an_error_of_the_operation",
+            "file/without_helpers",
+            "options/resolve_without_helpers",
+        ],
+    },
+    Rule {
+        rule: "A backlog of another is full, which no readiness tells: it is asked again.",
+        shown_by: &["unix/connects_wait_for_a_backlog", "unix/datagrams_to_a_full_peer"],
+    },
+    Rule {
+        rule: "What cannot be drained is leaked, and whoever waits for it is told.",
+        shown_by: &["tests: what_cannot_end_is_leaked_and_said"],
+    },
+    Rule {
         rule: "Start-up fails half way, at any step: refused with the limit, and nothing is left.",
         shown_by: &[
             "tests: io_uring_start_up_leaks_nothing_at_any_step",
@@ -132,6 +162,9 @@ pub(super) const BRANCHES: &[Rule] = &[
             "tests: an_ordinary_user_with_little_locked_memory",
             "tests: an_ordinary_user_with_no_locked_memory",
             "dataplane: table_sizes_are_halved_to_what_the_kernel_takes",
+            "tests: a_kernel_that_refuses_tables_has_none",
+            "tests: a_kernel_without_memory_for_tables_has_none_for_now",
+            "tests: a_probe_without_descriptors_is_made_again",
         ],
     },
     Rule {

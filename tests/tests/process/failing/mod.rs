@@ -6,12 +6,14 @@
 //! where there is something, and everything else works as before.
 #![allow(clippy::unwrap_used)]
 
+mod exhausted;
 mod leaking;
+mod storage;
 
 use crate::child::{self, If};
 
 use dataplane::regions::Slab;
-use dataplane::{Backend, ErrorKind, Hosted, Interest, Options, Proactor, Wait};
+use dataplane::{Backend, Capability, ErrorKind, Hosted, Interest, Options, Proactor, Wait};
 use std::cell::Cell;
 use std::io::Write;
 use std::os::unix::net::UnixStream;
@@ -22,6 +24,7 @@ use std::time::Duration;
 const REGISTER_EVENTFD: u32 = 4;
 const REGISTER_FILES_UPDATE: u32 = 6;
 const REGISTER_PROBE: u32 = 8;
+const REGISTER_FILES: u32 = 13;
 const REGISTER_BUFFERS: u32 = 15;
 const UPDATE_BUFFERS: u32 = 16;
 const REGISTER_RING: u32 = 20;
@@ -112,6 +115,85 @@ fn a_kernel_that_tells_no_operations_has_the_oldest() {
         refuse_register(REGISTER_PROBE, libc::EINVAL);
         let Some(io) = ring() else { return };
         assert!(!io.capabilities().contains(dataplane::Capability::ZeroCopySend));
+        works(&io);
+    });
+}
+
+fn without_tables(name: &str, errno: i32) {
+    child::alone(module_path!(), name, move || {
+        for operation in [REGISTER_BUFFERS, REGISTER_FILES, REGISTER_BUFFER_RING] {
+            refuse_register(operation, errno);
+        }
+        let Some(io) = ring() else { return };
+        for missing in
+            [Capability::RegisteredBuffers, Capability::FixedFiles, Capability::BufferRings]
+        {
+            assert!(!io.capabilities().contains(missing), "{missing}");
+        }
+        works(&io);
+    });
+}
+
+#[test]
+fn a_kernel_that_refuses_tables_has_none() {
+    without_tables("a_kernel_that_refuses_tables_has_none", libc::EPERM);
+}
+
+#[test]
+fn a_kernel_without_memory_for_tables_has_none_for_now() {
+    without_tables("a_kernel_without_memory_for_tables_has_none_for_now", libc::ENOMEM);
+}
+
+/// A shortage says nothing of the kernel: what could not be tried is tried again.
+#[test]
+fn a_probe_without_descriptors_is_made_again() {
+    child::alone(module_path!(), "a_probe_without_descriptors_is_made_again", || {
+        let first = std::fs::File::open("/dev/null").unwrap();
+        let open = std::os::fd::AsRawFd::as_raw_fd(&first) as u64;
+        drop(first);
+        for most in open..open + 12 {
+            child::descriptors_at_most(most);
+            let _ = Proactor::with(options(Backend::IoUring));
+            child::descriptors_at_most(1024);
+        }
+        let Some(io) = ring() else { return };
+        assert!(io.capabilities().contains(Capability::Multishot), "{}", io.capabilities());
+        works(&io);
+    });
+}
+
+/// Neither a mapping, nor one that a forked child would get, too.
+#[test]
+fn a_pool_without_memory_for_its_ring_is_an_error_of_the_pool() {
+    const NAME: &str = "a_pool_without_memory_for_its_ring_is_an_error_of_the_pool";
+    child::alone(module_path!(), NAME, || {
+        let Some(io) = ring() else { return };
+        const SLOTS: usize = 4096;
+        let bytes = If::Is(16 * SLOTS as u32);
+        for (call, errno) in [(libc::SYS_madvise, libc::EINVAL), (libc::SYS_mmap, libc::ENOMEM)] {
+            child::refuse(call, 1, bytes, errno);
+            let error = io.receive_pool(SLOTS, 64).map(drop).unwrap_err();
+            assert_eq!(error.errno(), Some(errno), "{error}");
+        }
+        drop(io.receive_pool(SLOTS / 2, 64).expect("a smaller one"));
+        works(&io);
+    });
+}
+
+/// The limit of threads of a user is reached (RLIMIT_NPROC, pthread_create(3)).
+#[test]
+fn a_helper_that_cannot_start_is_an_error_of_the_operation() {
+    const NAME: &str = "a_helper_that_cannot_start_is_an_error_of_the_operation";
+    child::alone(module_path!(), NAME, || {
+        let io = Proactor::with(options(Backend::Epoll)).unwrap();
+        let file = io.adopt_file(std::fs::File::open("/proc/self/exe").unwrap()).unwrap();
+        let slab = Slab::new(1, 64).unwrap();
+        child::refuse(libc::SYS_clone3, 1, If::Above(0), libc::EAGAIN);
+        for _ in 0..2 {
+            let read = async { file.read_at(slab.lease().unwrap(), 0).await.map(drop) };
+            let failed = io.block_on(read).unwrap().unwrap_err();
+            assert_eq!(failed.kind(), ErrorKind::Exhausted, "{failed}");
+        }
         works(&io);
     });
 }
