@@ -7,9 +7,14 @@ use clap::Parser;
 use conformance::{Case, Entry, Report, Runner, cases, matrix, soak};
 use std::process::ExitCode;
 
+/// What the help says after the flags.
+const ELSEWHERE: &str = "\
+Which lines of the backends and the engine all this reaches, and why some are not reached, is \
+printed by: cargo run -p conformance --features coverage --bin coverage";
+
 /// Runs the conformance suite.
 #[derive(Parser)]
-#[command(name = "conformance")]
+#[command(name = "conformance", after_help = ELSEWHERE)]
 struct Arguments {
     /// List cases and configurations, and run none.
     #[arg(long)]

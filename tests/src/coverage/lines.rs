@@ -8,8 +8,10 @@
 //! See <https://llvm.org/docs/CoverageMappingFormat.html>.
 
 use llvm_profparser::coverage::SourceLocation;
-use llvm_profparser::{CoverageMapping, merge_profiles};
+use llvm_profparser::instrumentation_profile::types::InstrumentationProfile;
+use llvm_profparser::{CoverageMapping, parse};
 use std::collections::BTreeMap;
+use std::io;
 use std::path::{Path, PathBuf};
 
 /// Lines of one file that have code, and whether they were reached.
@@ -57,9 +59,20 @@ impl Lines {
         (self.0.values().filter(|hit| **hit).count(), self.0.len())
     }
 
+    /// All of them, from 1.
+    pub fn known(&self) -> impl Iterator<Item = usize> {
+        self.0.keys().copied()
+    }
+
     /// Those nothing reached, from 1.
     pub fn missed(&self) -> Vec<usize> {
         self.0.iter().filter(|(_, hit)| !**hit).map(|(line, _)| *line).collect()
+    }
+}
+
+impl FromIterator<(usize, bool)> for Lines {
+    fn from_iter<I: IntoIterator<Item = (usize, bool)>>(lines: I) -> Lines {
+        Lines(lines.into_iter().collect())
     }
 }
 
@@ -71,8 +84,7 @@ pub fn read(
     scope: &[&str],
 ) -> Result<BTreeMap<String, Lines>, String> {
     let name = program.display();
-    let merged =
-        merge_profiles(profiles).map_err(|error| format!("profiles of {name}: {error}"))?;
+    let merged = merged(profiles).map_err(|error| format!("profiles of {name}: {error}"))?;
     let objects = [program.to_owned()];
     let mapping = CoverageMapping::new(&objects, &merged, false);
     let mapping = mapping.map_err(|error| format!("coverage map of {name}: {error}"))?;
@@ -90,6 +102,19 @@ pub fn read(
             Some((inside(path)?, Lines::of(regions)))
         })
         .collect())
+}
+
+/// The sum of what several runs counted.
+///
+/// A function that is inlined is there once for each unit of code generation, each with counters of
+/// its own and all with one name. Of the profile that it begins with the crate keeps one of those;
+/// of profiles that are merged into it, it adds them all up. So it begins with an empty one.
+fn merged(profiles: &[PathBuf]) -> io::Result<InstrumentationProfile> {
+    let mut sum = InstrumentationProfile::default();
+    for profile in profiles {
+        sum.merge(&parse(profile)?);
+    }
+    Ok(sum)
 }
 
 #[cfg(test)]

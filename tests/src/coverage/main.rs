@@ -4,25 +4,35 @@
 //! cargo run -p conformance --features coverage --bin coverage
 //! ```
 //!
-//! It builds the conformance runner, the unit tests of `dataplane` and the tests that need a
-//! process of their own with `-C instrument-coverage` into `target/coverage`, runs them all (every
+//! It builds the conformance runner, the tests of `dataplane` and the tests that need a process of
+//! their own with `-C instrument-coverage` into `target/coverage`, runs them all (every
 //! configuration of the matrix, faults included), reads what the compiler's counters say, and
 //! prints the line coverage of each file. A line that nothing reaches must stand in a function that
-//! [`gaps`] has a reason for; a reason without such a line is out of date. Either is a failure, as
-//! is a test that fails. No component of the toolchain is needed beyond the compiler: the raw
-//! profiles and the coverage maps in the executables are read here (see [`lines`]).
+//! [`gaps`] has a reason for, and no reason may outlive its lines (see [`verdict`]). Either is a
+//! failure, as is a test that fails. No component of the toolchain is needed beyond the compiler:
+//! the raw profiles and the coverage maps in the executables are read here (see [`lines`]).
+//!
+//! It is no part of `cargo test --workspace`: everything is built once more, with counters, which
+//! takes minutes. What is built is kept, so that the next run builds what has changed.
+//!
+//! The reasons are those of a kernel that has every capability an operation uses. On another one
+//! the lines that need what it lacks are missed; the first line of the output says what it has.
 //!
 //! The format belongs to the compiler's LLVM. When a toolchain brings a newer one, the crate that
 //! reads it must follow (its feature in the root manifest), and says so here by failing to read.
 
 mod gaps;
 mod lines;
+mod verdict;
 
-use gaps::Verdict;
+use clap::Parser;
+use dataplane::{Backend, Options, Proactor};
 use lines::Lines;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode, Stdio};
+use std::time::Instant;
+use verdict::Verdict;
 
 /// What is looked at, below the repository.
 const SCOPE: [&str; 2] = ["dataplane/src/backend/", "dataplane/src/engine/"];
@@ -32,6 +42,17 @@ const RUNNER: &str = "conformance";
 
 /// Counters in everything; atomic ones, because sums of counts lost by threads are below zero.
 const FLAGS: &str = "-C instrument-coverage -C llvm-args=-instrprof-atomic-counter-update-all";
+
+/// Measures the line coverage of the backends and the engine.
+///
+/// Builds the conformance runner, the tests of `dataplane` and the process tests with counters,
+/// runs them, and prints the coverage of each file, then the lines that nothing reaches with the
+/// reason for each. Exit status 1 when a test fails, when a line has no reason
+/// (tests/src/coverage/gaps.rs), or when a reason is out of date. Takes minutes; no part of
+/// `cargo test`.
+#[derive(Parser)]
+#[command(name = "coverage")]
+struct Arguments {}
 
 /// Something that runs, and whose counters are read.
 struct Program {
@@ -51,6 +72,8 @@ fn build(work: &Path, arguments: &[&str]) -> Result<BTreeMap<String, PathBuf>, S
     command.current_dir(root()).args(arguments);
     command.args(["--message-format=json-render-diagnostics", "--target-dir"]).arg(work);
     command.env("RUSTFLAGS", FLAGS);
+    // The maps are no debug information, which nobody looks at here and half the time goes into.
+    command.env("CARGO_PROFILE_DEV_DEBUG", "0");
     // Build scripts have counters too, and would write them where they run.
     command.env("LLVM_PROFILE_FILE", work.join("build-scripts/%p.profraw"));
     let output = command.stderr(Stdio::inherit()).output();
@@ -69,16 +92,15 @@ fn build(work: &Path, arguments: &[&str]) -> Result<BTreeMap<String, PathBuf>, S
     Ok(made)
 }
 
-/// The runner first, then every test of the crate, then those with a process of their own.
+/// The runner first, then the tests with a process of their own, then every test of the crate.
 fn programs(work: &Path) -> Result<Vec<Program>, String> {
-    let runner = build(work, &["build", "-p", "conformance", "--bin", "conformance"])?;
+    // A build for integration tests makes the package's programs too, the runner among them; one
+    // of its own would build the suite twice, for the features of dependencies differ.
+    let mut suite = build(work, &["test", "--no-run", "-p", "conformance", "--test", "process"])?;
     let own = build(work, &["test", "--no-run", "-p", "dataplane", "--lib", "--tests"])?;
-    let process = build(work, &["test", "--no-run", "-p", "conformance", "--test", "process"])?;
-    let path = runner.get(RUNNER).ok_or("cargo made no runner")?;
-    let mut programs =
-        vec![Program { name: RUNNER.to_owned(), path: path.clone(), arguments: &[] }];
-    // A build for tests makes the package's programs again: they are no tests.
-    let tests = own.into_iter().chain(process).filter(|(name, _)| name != RUNNER);
+    let path = suite.remove(RUNNER).ok_or("cargo made no runner")?;
+    let mut programs = vec![Program { name: RUNNER.to_owned(), path, arguments: &[] }];
+    let tests = suite.into_iter().chain(own);
     programs.extend(tests.map(|(name, path)| Program { name, path, arguments: &["--quiet"] }));
     Ok(programs)
 }
@@ -94,13 +116,15 @@ fn run(program: &Program, work: &Path) -> Result<Ran, String> {
     let folder = work.join("profiles").join(&program.name);
     // What an earlier run left would count for this one.
     let _ = std::fs::remove_dir_all(&folder);
-    eprintln!("running {}", program.name);
+    eprint!("     Running {}", program.name);
+    let begun = Instant::now();
     let output = Command::new(&program.path)
         .args(program.arguments)
         .current_dir(root())
         .env("LLVM_PROFILE_FILE", folder.join("%p.profraw"))
         .output()
         .map_err(|error| format!("{}: {error}", program.path.display()))?;
+    eprintln!(" ({} s)", begun.elapsed().as_secs());
     let failure = (!output.status.success()).then(|| {
         let said = String::from_utf8_lossy(&output.stdout);
         let tail: Vec<&str> = said.lines().rev().take(40).collect();
@@ -158,26 +182,39 @@ fn table(all: &BTreeMap<String, Lines>) {
     let percent = |part: usize, whole: usize| 100.0 * part as f64 / whole.max(1) as f64;
     for (file, lines) in all {
         let (hit, count) = lines.counts();
-        println!("{:6.1} %  {hit:4} of {count:4}  {file}", percent(hit, count));
+        println!("{:6.1} %  {hit:5} of {count:5}  {file}", percent(hit, count));
         (reached, known) = (reached + hit, known + count);
     }
-    println!("{:6.1} %  {reached:4} of {known:4}  all", percent(reached, known));
+    println!("{:6.1} %  {reached:5} of {known:5}  all\n", percent(reached, known));
 }
 
 fn report(measured: &Measured) -> Result<bool, String> {
+    println!("{}", heading());
     table(&measured.lines);
     let mut verdict = Verdict::default();
     for (file, lines) in &measured.lines {
-        verdict.look(file, &source(file)?, &lines.missed());
+        verdict.look(file, &source(file)?, lines);
     }
     println!("{verdict}");
-    measured.failures.iter().for_each(|failure| println!("{failure}"));
+    measured.failures.iter().for_each(|failure| println!("\n{failure}"));
     Ok(verdict.is_good() && measured.failures.is_empty())
 }
 
+/// Which capabilities there were to be used.
+fn heading() -> String {
+    match Proactor::with(Options::default().backend(Backend::IoUring)) {
+        Ok(io) => format!("io_uring here: {}", io.capabilities()),
+        Err(why) => format!("no io_uring here, so its lines are missed: {why}"),
+    }
+}
+
 fn main() -> ExitCode {
+    let Arguments {} = Arguments::parse();
+    let begun = Instant::now();
     let work = root().join("target").join("coverage");
-    match measure(&work).and_then(|measured| report(&measured)) {
+    let good = measure(&work).and_then(|measured| report(&measured));
+    eprintln!("    Finished in {} s", begun.elapsed().as_secs());
+    match good {
         Ok(true) => ExitCode::SUCCESS,
         Ok(false) => ExitCode::FAILURE,
         Err(problem) => {
