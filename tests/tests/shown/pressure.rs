@@ -50,6 +50,7 @@ pub(super) const BRANCHES: &[Rule] = &[
             "dataplane: a_sequence_longer_than_the_queue_is_looked_through_once",
             "sqpoll/a_sequence_behind_a_full_queue",
             "tests: a_chain_behind_an_enter_that_fails_is_emulated",
+            "tests: a_ring_whose_chains_cannot_be_mended_links_nothing",
         ],
     },
     Rule {

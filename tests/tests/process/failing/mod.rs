@@ -180,6 +180,27 @@ fn a_pool_without_memory_for_its_ring_is_an_error_of_the_pool() {
     });
 }
 
+/// The entries of the ring are mapped once more, to mend a chain that was taken in part.
+#[test]
+fn a_ring_whose_chains_cannot_be_mended_links_nothing() {
+    const NAME: &str = "a_ring_whose_chains_cannot_be_mended_links_nothing";
+    child::alone(module_path!(), NAME, || {
+        if ring().is_none() {
+            return;
+        }
+        const ENTRIES: u32 = 512;
+        let io = Proactor::with(options(Backend::IoUring).submissions(ENTRIES)).unwrap();
+        let bytes = If::Is(64 * ENTRIES);
+        for (call, errno) in [(libc::SYS_madvise, libc::EINVAL), (libc::SYS_mmap, libc::ENOMEM)] {
+            child::refuse(call, 1, bytes, errno);
+            let steps = io.sequence().then(io.nop()).then(io.nop()).submit().unwrap();
+            let finished = io.block_on(steps).unwrap().unwrap();
+            assert_eq!((finished.steps(), finished.linked()), (2, 0));
+        }
+        works(&io);
+    });
+}
+
 /// The limit of threads of a user is reached (RLIMIT_NPROC, pthread_create(3)).
 #[test]
 fn a_helper_that_cannot_start_is_an_error_of_the_operation() {
