@@ -38,7 +38,10 @@
 //!
 //! | file | noun |
 //! |---|---|
-//! | `semaphore/` | the value, its failure, who waits (`waiters.rs`), one wait as future, thread (`wait.rs`) or callback (`callback.rs`), several (`all_any.rs`), links (`link.rs`) |
+//! | `semaphore/` | the value, its failure, and who may change them |
+//! | `semaphore/waiters.rs` | everybody who waits, in the order of the values waited for |
+//! | `semaphore/wait.rs`, `callback.rs` | one wait: future and blocked thread; callback |
+//! | `semaphore/all_any.rs`, `link.rs` | several waits as one; a change passed on to linked ones |
 //! | `frontier/` | how far several timelines have got, and the tracker that waits for it |
 //! | `device/` | sync_files, syncobjs, what a descriptor is, exports |
 //! | `error.rs` | what can go wrong |

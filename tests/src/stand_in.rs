@@ -1,9 +1,9 @@
 //! A stand-in for a sync_file, for machines without a device: it pends, signals and fails as told.
 //!
 //! It is a file of a file system of our own (`fuse(4)`) that answers `poll(2)` and the one ioctl
-//! that makes a sync_file, SYNC_IOC_FILE_INFO, so that everything above the kernel takes it for one.
-//! Its server is a process of its own: were it a thread, a process that exits while it polls the file
-//! would wait for itself.
+//! that makes a sync_file, SYNC_IOC_FILE_INFO, so that everything above the kernel takes it for
+//! one. Its server is a process of its own: were it a thread, a process that exits while it polls
+//! the file would wait for itself.
 //!
 //! # Unsafe
 //!

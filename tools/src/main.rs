@@ -10,7 +10,6 @@ mod failure;
 mod fence;
 mod metrics;
 mod pipeline;
-mod protocol;
 mod recv;
 mod report;
 mod send;

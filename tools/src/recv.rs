@@ -7,11 +7,11 @@
 use crate::args::Shared;
 use crate::failure::{Doing, Exit, Failure, Result};
 use crate::pipeline::hash::Algorithm;
+use crate::pipeline::protocol::{Code, Role};
 use crate::pipeline::sink::{Target, check_target};
 use crate::pipeline::token::Token;
 use crate::pipeline::wire::Wire;
 use crate::pipeline::{End, incoming};
-use crate::protocol::{Code, Role};
 use crate::report::{Report, Watch, say};
 use crate::signals::Signals;
 use dataplane::Socket;

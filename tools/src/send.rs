@@ -3,11 +3,11 @@
 use crate::args::{Sending, Shared};
 use crate::failure::{Doing, Exit, Failure, Result};
 use crate::pipeline::hash::Algorithm;
+use crate::pipeline::protocol::{Code, Role};
 use crate::pipeline::source::Source;
 use crate::pipeline::token::Token;
 use crate::pipeline::wire::Wire;
 use crate::pipeline::{End, outgoing};
-use crate::protocol::{Code, Role};
 use crate::report::{Report, Watch};
 use crate::signals::Signals;
 use dataplane::{ErrorKind, Socket};

@@ -246,8 +246,8 @@ pub trait Forms {
         false
     }
 
-    /// The kernel is done with a zero-copy buffer; `copied` when it copied after all. False: it says
-    /// nothing, since the send never began.
+    /// The kernel is done with a zero-copy buffer; `copied` when it copied after all. False: it
+    /// says nothing, since the send never began.
     fn notified(&mut self, copied: bool) -> bool {
         let _ = copied;
         true

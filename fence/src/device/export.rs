@@ -48,8 +48,9 @@ impl AsFd for Exported {
 }
 
 impl Semaphore {
-    /// A descriptor that becomes readable when the semaphore reaches `value`, or fails. See the head
-    /// of this module for which kind it is; `device` is asked for a sync_file where one can be had.
+    /// A descriptor that becomes readable when the semaphore reaches `value`, or fails. See the
+    /// head of this module for which kind it is; `device` is asked for a sync_file where one can be
+    /// had.
     ///
     /// # Errors
     ///
@@ -78,9 +79,9 @@ impl Semaphore {
         Ok(Exported::Event(handed_out))
     }
 
-    /// Signals `point` of a timeline syncobj when this semaphore reaches `value`. A failed semaphore
-    /// leaves the point without a fence: user space cannot make one that has failed, and whoever
-    /// waits must not take it for done. Dropping the handle leaves the bridge in place.
+    /// Signals `point` of a timeline syncobj when this semaphore reaches `value`. A failed
+    /// semaphore leaves the point without a fence: user space cannot make one that has failed, and
+    /// whoever waits must not take it for done. Dropping the handle leaves the bridge in place.
     ///
     /// # Panics
     ///

@@ -59,8 +59,8 @@ impl Fence {
     }
 
     /// As [`from_fd`](Self::from_fd), from what a C interface gave: -1 is a fence that has
-    /// signalled. The number is checked before it is taken for a descriptor, since drivers were seen
-    /// to give one that was not open; close-on-exec is set.
+    /// signalled. The number is checked before it is taken for a descriptor, since drivers were
+    /// seen to give one that was not open; close-on-exec is set.
     ///
     /// # Errors
     ///
@@ -184,8 +184,8 @@ fn event_status(fd: BorrowedFd<'_>) -> Result<FenceStatus, Errno> {
     })
 }
 
-/// Whether the descriptor can be waited for. `poll(2)` and io_uring call what has no readiness ready;
-/// `epoll(7)` refuses it, so a throw-away one is asked.
+/// Whether the descriptor can be waited for. `poll(2)` and io_uring call what has no readiness
+/// ready; `epoll(7)` refuses it, so a throw-away one is asked.
 ///
 /// # Errors
 ///

@@ -1,11 +1,12 @@
 //! sync_files: a fence of a driver's, as a descriptor.
 //!
-//! A sync_file is made by a driver (of a GPU, a display, a camera) and signals once, with success or
-//! with an error (<https://docs.kernel.org/driver-api/sync_file.html>). Two things about it are
+//! A sync_file is made by a driver (of a GPU, a display, a camera) and signals once, with success
+//! or with an error (<https://docs.kernel.org/driver-api/sync_file.html>). Two things about it are
 //! traps:
 //!
-//! - `poll(2)` says *readable* for success and for an error alike. Only its status tells them apart,
-//!   so [`SyncFile::wait`] and everything built on it asks for the status when it becomes readable.
+//! - `poll(2)` says *readable* for success and for an error alike. Only its status tells them
+//!   apart, so [`SyncFile::wait`] and everything built on it asks for the status when it becomes
+//!   readable.
 //! - Merging with a fence that has failed already loses the error: the kernel leaves out what is
 //!   signalled. [`SyncFile::merge`] therefore refuses such an input.
 //!

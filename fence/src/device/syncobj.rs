@@ -177,9 +177,9 @@ impl Syncobj {
             .map_err(|errno| FenceError::refused("syncobj query", errno))
     }
 
-    /// Blocks this thread until a point has signalled, also with an error, at most until `deadline`;
-    /// None waits for ever. A point that nobody has submitted yet is waited for as well. Not for a
-    /// thread that drives a loop.
+    /// Blocks this thread until a point has signalled, also with an error, at most until
+    /// `deadline`; None waits for ever. A point that nobody has submitted yet is waited for as
+    /// well. Not for a thread that drives a loop.
     ///
     /// # Errors
     ///

@@ -1,7 +1,7 @@
 //! The other thread: submits, registers, waits, wakes and drops through a handle, all the while.
 //!
-//! What both threads work on is [`Shared`]: the semaphores, futex words and notifications, wakers of
-//! tasks that are to be woken from here, and sockets that were given away.
+//! What both threads work on is [`Shared`]: the semaphores, futex words and notifications, wakers
+//! of tasks that are to be woken from here, and sockets that were given away.
 
 use super::books::{Books, Tally};
 use super::held::{Held, awaited, connected};

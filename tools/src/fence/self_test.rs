@@ -1,8 +1,8 @@
 //! `dataplane fence self-test`: every bridge this machine can run, each line proven by running it.
 //!
 //! What needs no device runs on every backend there is: events imported into semaphores, semaphores
-//! exported, gates before sends. What needs one (sync_files, syncobjs) runs on the first render node
-//! that has syncobjs, or says that there is none.
+//! exported, gates before sends. What needs one (sync_files, syncobjs) runs on the first render
+//! node that has syncobjs, or says that there is none.
 
 use super::{as_json, print};
 use crate::doctor::exchange::tcp_pair;

@@ -13,11 +13,11 @@ use super::sink::{Sink, Target};
 use super::wire::Wire;
 use super::{Bar, End, Leases};
 use crate::failure::{Exit, Failure, Result};
-use crate::pipeline::token::{Claim, Session};
-use crate::protocol::{
+use crate::pipeline::protocol::{
     Code, FRAME_ALIVE, FRAME_BYTES_MAX, HEADER_BYTES, Header, Malformed, RECORD_BYTES, Record,
     TAGGED_BYTES,
 };
+use crate::pipeline::token::{Claim, Session};
 use crate::report::{Stage, Tally, idle};
 use dataplane::{ErrorKind, Filled, Sent, Submission, operations};
 use futures_util::future::{Either, select};

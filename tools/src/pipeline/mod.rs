@@ -13,6 +13,7 @@
 pub mod hash;
 pub mod incoming;
 pub mod outgoing;
+pub mod protocol;
 pub mod sink;
 pub mod source;
 pub mod token;

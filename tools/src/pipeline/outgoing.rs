@@ -11,10 +11,10 @@ use super::source::Source;
 use super::wire::Wire;
 use super::{Bar, End, failed};
 use crate::failure::{Doing, Exit, Failure, Result};
-use crate::pipeline::token::{Claim, Session};
-use crate::protocol::{
+use crate::pipeline::protocol::{
     Code, FRAME_ALIVE, Header, NAME_BYTES_MAX, RECORD_BYTES, Record, TAGGED_BYTES,
 };
+use crate::pipeline::token::{Claim, Session};
 use crate::report::{Stage, Tally};
 use dataplane::{Filled, Sent, Submission, Timer, ZeroCopy, operations};
 use futures_util::future::{Either, select};

@@ -6,8 +6,8 @@
 
 use super::{End, failed};
 use crate::failure::{Doing, Exit, Failure, Result};
+use crate::pipeline::protocol::{HELLO_BYTES, Hello, Malformed, NAME_BYTES_MAX, Role};
 use crate::pipeline::token::{Claim, Proof, Session, Token};
-use crate::protocol::{HELLO_BYTES, Hello, Malformed, NAME_BYTES_MAX, Role};
 use dataplane::{ErrorKind, Proactor, Socket, Submission, operations};
 use regions::{Slab, Span};
 use std::time::{Duration, Instant};
