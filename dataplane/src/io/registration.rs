@@ -53,12 +53,13 @@ fn refused(error: RegisterError, region: &Region) -> Error {
                  go on without: operations then use unregistered memory",
                 region.len_bytes()
             )),
-        RegisterError::Refused(libc::EFAULT) => Error::from_errno(NAME, libc::EFAULT)
-            .with_kind(ErrorKind::InvalidArgument)
-            .with_message(
+        // The second for a shared mapping of a file, from Linux before 6.6.
+        RegisterError::Refused(errno @ (libc::EFAULT | libc::EOPNOTSUPP)) => {
+            Error::from_errno(NAME, errno).with_kind(ErrorKind::InvalidArgument).with_message(
                 "the kernel cannot pin this memory (shared file mappings, device memory); use a \
                  slab, an anonymous region or a memfd",
-            ),
+            )
+        }
         RegisterError::Refused(errno) => Error::from_errno(NAME, errno),
     }
 }

@@ -29,6 +29,10 @@ use super::ring::Ring;
 /// Most entries a buffer ring may have.
 pub(crate) const ENTRIES_MAX: u16 = 1 << 15;
 
+/// The first group id that is used. Of those below 64 Linux 6.1 remembers how far it had consumed
+/// the ring before, and begins a new one there: it picks buffers that were never given to it.
+pub(crate) const FIRST_GROUP: u16 = 64;
+
 /// IOU_PBUF_RING_INC: a buffer is consumed piece by piece.
 const INCREMENTAL: u16 = 2;
 
@@ -240,7 +244,7 @@ mod tests {
 
     /// A ring of `consume` with four buffers of eight bytes, and a receive that selects from it.
     fn four(ring: &mut Ring, memory: &mut [u8; 32], consume: Consume) -> BufRing {
-        let mut group = BufRing::register(ring, 7, 4, consume).unwrap();
+        let mut group = BufRing::register(ring, FIRST_GROUP, 4, consume).unwrap();
         for (id, piece) in memory.chunks_mut(8).enumerate() {
             // SAFETY: the tests keep the memory until the last completion has been reaped.
             unsafe { group.push(piece.as_mut_ptr(), 8, id as u16) };
@@ -250,7 +254,8 @@ mod tests {
 
     fn receive(ring: &mut Ring, from: &UnixStream, length: u32) {
         let fd = types::Fd(from.as_raw_fd());
-        let receive = opcode::Recv::new(fd, std::ptr::null_mut(), length).buf_group(7).build();
+        let receive =
+            opcode::Recv::new(fd, std::ptr::null_mut(), length).buf_group(FIRST_GROUP).build();
         // SAFETY: the buffer comes from the group, whose memory outlives the operation.
         assert!(unsafe { ring.push(&receive.flags(Flags::BUFFER_SELECT)) });
     }
@@ -286,6 +291,23 @@ mod tests {
         let after = reap(&mut ring, 1);
         assert!(after[0].0 < 0, "no group to select from: {after:?}");
         group.release().unwrap();
+    }
+
+    #[test]
+    fn a_group_that_is_registered_again_begins_anew() {
+        let (mut ring, mut memory) = (ring(), [0_u8; 32]);
+        let (mut near, far) = UnixStream::pair().unwrap();
+        for id in [0, 1] {
+            let mut group = four(&mut ring, &mut memory, Consume::Whole);
+            group.publish();
+            for expected in 0..=id {
+                near.write_all(b"again").unwrap();
+                receive(&mut ring, &far, 8);
+                assert_eq!(reap(&mut ring, 1), [(5, Some(expected), false)]);
+            }
+            group.unregister(&mut ring).unwrap();
+            group.release().unwrap();
+        }
     }
 
     #[test]

@@ -5,7 +5,7 @@
 
 #![allow(unsafe_code)]
 
-use super::buf_ring::{BufRing, Consume};
+use super::buf_ring::{BufRing, Consume, FIRST_GROUP};
 use super::ring::Ring;
 use super::setup;
 use crate::backend::{Provided, RegisterError};
@@ -24,10 +24,10 @@ impl Pools {
         group: u16,
         entries: u16,
     ) -> Result<(), RegisterError> {
-        let made = BufRing::register(ring, group, entries.next_power_of_two(), Consume::Whole)
-            .map_err(|error| {
-                RegisterError::Refused(setup::errno_of(&error).unwrap_or(libc::EIO))
-            })?;
+        let (id, entries) = (FIRST_GROUP + group, entries.next_power_of_two());
+        let made = BufRing::register(ring, id, entries, Consume::Whole).map_err(|error| {
+            RegisterError::Refused(setup::errno_of(&error).unwrap_or(libc::EIO))
+        })?;
         let at = group as usize;
         if self.rings.len() <= at {
             self.rings.resize_with(at + 1, || None);

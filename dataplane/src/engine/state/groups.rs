@@ -15,6 +15,7 @@
 #![allow(unsafe_code)]
 
 use crate::backend::Provided;
+use crate::backend::uring::buf_ring::FIRST_GROUP;
 use regions::{Lease, LeaseFuture, Slab};
 use std::collections::VecDeque;
 use std::future::Future;
@@ -32,7 +33,7 @@ pub struct PoolId {
 impl PoolId {
     /// The kernel's buffer group.
     pub(crate) fn group(self) -> u16 {
-        self.index
+        FIRST_GROUP + self.index
     }
 }
 
