@@ -148,12 +148,12 @@ impl Proactor {
     ///
     /// Where io_uring cannot do it ([`Capability::Futex`](crate::Capability::Futex)) a helper
     /// thread waits, one for each: at most [`Options::helpers`](crate::Options::helpers) less one,
-    /// so that one is left for files and names.
+    /// so that one is left for files and names. Before Linux 5.16, which brought `futex_waitv(2)`,
+    /// that thread looks every 5 ms whether its wait is over for another reason than a wake.
     ///
     /// # Errors
     ///
-    /// Exhausted when that many helpers wait already; Unavailable where there are neither futex
-    /// operations nor `futex_waitv(2)`, or fewer than two helpers.
+    /// Exhausted when that many helpers wait already; Unavailable with fewer than two helpers.
     pub fn futex_wait(&self, word: &FutexWord, expected: u32) -> Request<Local, FutexWait> {
         Request::over(self.local(), FutexWait::new(word, expected))
     }

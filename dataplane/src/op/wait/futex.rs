@@ -7,7 +7,8 @@
 //! or comes too late and the wake is its result. Elsewhere a helper thread sleeps on two words at
 //! once, the caller's and one of this operation's own, the *bell* of its cancel: a cancel sets it
 //! and wakes whoever sleeps there, which is this helper and nobody else. When both were woken the
-//! caller's word wins, so no wake is taken by a wait that then says it was cancelled.
+//! caller's word wins, so no wake is taken by a wait that then says it was cancelled. Before Linux
+//! 5.16 no call sleeps on two words; there the helper looks at its bell every 5 ms.
 //!
 //! The kernel answers a word of another value with EAGAIN. That is a result here, not a request to
 //! try again, which is what the engine makes of it otherwise.
@@ -133,10 +134,6 @@ pub(super) fn explained(error: Error) -> Error {
         Some(libc::EOPNOTSUPP) => error.with_message(
             "without the capability `futex` of io_uring a helper thread waits, and one is left for \
              files and names; set Options::helpers to 2 or more",
-        ),
-        Some(libc::ENOSYS) => error.with_message(
-            "neither the capability `futex` of io_uring (Linux 6.7) nor futex_waitv(2) (5.16) is \
-             there; run a newer kernel, or check the seccomp profile",
         ),
         Some(libc::ENOMEM) => error.with_message(
             "without the capability `futex` of io_uring each wait occupies a helper thread, and \
