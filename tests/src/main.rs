@@ -19,8 +19,8 @@ struct Arguments {
     /// List cases and configurations, and run none.
     #[arg(long)]
     list: bool,
-    /// One JSON object per case and configuration on standard output; everything else on standard
-    /// error.
+    /// One JSON object per configuration, then one per case and configuration, on standard output;
+    /// everything else on standard error.
     #[arg(long)]
     json: bool,
     /// Only this configuration; may be given several times.
@@ -111,6 +111,9 @@ fn main() -> ExitCode {
     if arguments.list {
         list(&cases, &configurations);
         return ExitCode::SUCCESS;
+    }
+    if arguments.json {
+        configurations.iter().for_each(|configuration| println!("{}", configuration.json()));
     }
     let tell = |entry: &Entry| {
         if arguments.json {

@@ -8,7 +8,8 @@
 //! for which it is skipped.
 
 use crate::OPERATIONS;
-use dataplane::{Backend, Capabilities, Capability, Options, Proactor, SqPoll};
+use dataplane::{Backend, Capabilities, Capability, Options, Proactor, SqPoll, diagnose};
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 /// One way to make a proactor.
@@ -29,6 +30,28 @@ impl Configuration {
             Err(error) => Err(error.to_string()),
         };
         Configuration { name: name.to_owned(), options, capabilities }
+    }
+
+    /// As one line of JSON: what it has of all capabilities, what it lacks, with the kernel's
+    /// reason where that is why, or why it is not there.
+    pub fn json(&self) -> String {
+        let have = self.capabilities.as_ref().copied().unwrap_or(Capabilities::none());
+        let (has, lacks): (Vec<Capability>, Vec<Capability>) =
+            Capability::ALL.into_iter().partition(|&one| have.contains(one));
+        let kernel = (self.options.backend == Backend::IoUring).then(diagnose::io_uring);
+        let reason = |one: &Capability| {
+            let proof = kernel.as_ref()?.proof(*one).filter(|proof| !proof.available)?;
+            Some(proof.proof.clone())
+        };
+        let lacks: BTreeMap<&str, String> =
+            lacks.iter().map(|one| (one.name(), reason(one).unwrap_or_default())).collect();
+        serde_json::json!({
+            "configuration": self.name,
+            "has": has.iter().map(|one| one.name()).collect::<Vec<_>>(),
+            "lacks": lacks,
+            "unavailable": self.capabilities.as_ref().err(),
+        })
+        .to_string()
     }
 
     /// The row of the matrix, as the environment variable `REQUIRE` names it: the backend.
@@ -119,6 +142,18 @@ mod tests {
         }
         let minimal = all.iter().find(|one| one.name == "minimal").expect("listed above");
         assert!(minimal.capabilities.clone().is_ok_and(|have| have.is_empty()) || names.len() > 8);
+    }
+
+    #[test]
+    fn a_line_of_json_names_each_capability_once() {
+        for configuration in all(1) {
+            let value: serde_json::Value = serde_json::from_str(&configuration.json()).unwrap();
+            let has = value["has"].as_array().map_or(0, Vec::len);
+            let lacks = value["lacks"].as_object().map_or(0, serde_json::Map::len);
+            assert_eq!(value["configuration"], configuration.name.as_str());
+            assert_eq!(value["unavailable"].is_null(), configuration.capabilities.is_ok());
+            assert_eq!(has + lacks, Capability::ALL.len());
+        }
     }
 
     #[test]
