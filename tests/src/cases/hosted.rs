@@ -117,7 +117,9 @@ fn a_deadline(cx: &Cx<'_>) -> Result<(), Skip> {
             let at = soon();
             let sleep = io.sleep_until(at).submit().expect("room");
             let next = io.next_deadline().expect("there is one");
-            assert!(next <= at + Duration::from_millis(1) && next > Instant::now() - LONG);
+            // On a busy machine it may have passed already; then it is now.
+            let latest = at.max(Instant::now()) + Duration::from_millis(1);
+            assert!(next <= latest && next > Instant::now() - LONG);
             sleep.await.expect("slept");
             assert!(Instant::now() >= at, "too early");
         }
