@@ -90,6 +90,7 @@ const MODULES: &[(&str, &str)] = &[
     ("regions/src/span.rs", "bytes of a shared range as a slice"),
     ("regions/tests/region.rs", "a test with foreign memory"),
     ("regions/tests/slab.rs", "a test with foreign memory"),
+    ("tests/lab/guest/devices/ioctl.rs", "ioctls whose structures drivers read and write"),
     ("tests/src/cases/pass.rs", "the promise that comes with a passed slab"),
     ("tests/src/soak/actions/pass.rs", "the promise that comes with a passed slab"),
     ("tests/src/stand_in.rs", "a forked server that makes system calls only"),
