@@ -34,6 +34,7 @@ const ACTS: &[&str] = &[
     "event waiters",
     "fence waiters",
     "fences imported",
+    "fences imported from another thread",
     "files registered",
     "handlers",
     "handlers of a context",
@@ -54,6 +55,7 @@ const ACTS: &[&str] = &[
     "relays from a notification",
     "remote watches",
     "runners replaced",
+    "semaphores exported",
     "semaphores linked",
     "semaphores replaced",
     "semaphores unlinked",
@@ -387,7 +389,7 @@ mod tests {
     #[test]
     fn every_kind_is_known() {
         let kinds: Vec<&str> = kinds().collect();
-        assert!(kinds.len() >= 33, "{kinds:?}");
+        assert!(kinds.len() >= 34, "{kinds:?}");
         for name in ["Nop", "FutexWait", "SignalNotification"] {
             assert!(kinds.contains(&name), "{kinds:?}");
         }

@@ -6,7 +6,7 @@
 use super::books::{Books, Tally};
 use super::held::{Held, awaited, connected};
 use super::world::{Dice, LIMIT};
-use dataplane::fence::Semaphore;
+use dataplane::fence::{Fence, Semaphore};
 use dataplane::regions::Slab;
 use dataplane::{
     Address, Event, FutexWord, Handle, Interest, Multi, Multishot, Notification, OpenOptions,
@@ -254,10 +254,23 @@ impl There<'_> {
         let one = self.shared.semaphore(self.dice.below(Shared::SEMAPHORES));
         let two = self.shared.semaphore(self.dice.below(Shared::SEMAPHORES));
         let value = one.value().unwrap_or(0) + 1;
-        match self.dice.below(3) {
-            0 => self.hold(self.handle.wait_semaphore(&one, value)),
+        match self.dice.below(4) {
+            0 => self.import(&one, value),
+            3 => self.hold(self.handle.wait_semaphore(&one, value)),
             1 => self.hold(self.handle.wait_any_semaphore(&[(&one, value), (&two, value)])),
             _ => self.hold(self.handle.wait_all_semaphores(&[(&one, value), (&two, value)])),
+        }
+    }
+
+    /// The value as a fence, imported into another semaphore.
+    fn import(&mut self, from: &Semaphore, value: u64) {
+        let exported = from.export(value, None).ok();
+        let fence = exported.and_then(|exported| Fence::from_fd(exported.into_fd()).ok());
+        let to = Semaphore::new(0);
+        // No room is an answer.
+        if fence.is_some_and(|fence| self.handle.import_fence(fence, &to, 1).is_ok()) {
+            self.books.did("fences imported from another thread");
+            self.hold(self.handle.wait_semaphore(&to, 1));
         }
     }
 

@@ -29,7 +29,7 @@ impl Chain {
     /// One step of whatever kind.
     fn any(&mut self, world: &mut World<'_>) {
         let socket = world.socket();
-        match world.dice.below(12) {
+        match world.dice.below(13) {
             0 => self.put(world, world.io.nop()),
             1 => {
                 let at = Instant::now() + world.dice.micros(100);
@@ -67,6 +67,14 @@ impl Chain {
                 self.put(world, world.io.futex_wake(&word, 1));
             }
             9 => {
+                let unchecked = world.dice.one_in(2);
+                let gate = world.fences.last().map(|(_, fence)| match unchecked {
+                    true => fence.wait_unchecked(),
+                    false => fence.wait(),
+                });
+                gate.into_iter().for_each(|gate| self.put(world, gate));
+            }
+            10 => {
                 if let Some(lease) = world.lease() {
                     self.put(world, socket.recv(lease));
                 }

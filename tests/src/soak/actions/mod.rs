@@ -55,6 +55,7 @@ pub(super) const STEPS: &[(usize, Step)] = &[
     (4, wait::link),
     (20, wait::event),
     (20, wait::fence),
+    (6, wait::export),
     (24, wait::message),
     (1, wait::handler),
     (20, notify::wait_for_word),

@@ -132,6 +132,24 @@ pub(super) fn fence(world: &mut World<'_>) -> Result<(), String> {
     Ok(())
 }
 
+/// A value of a semaphore as a descriptor, and that as the fence of another semaphore.
+pub(super) fn export(world: &mut World<'_>) -> Result<(), String> {
+    let (from, value) = world.soon();
+    let exported = from.export(value, None).map_err(|error| error.to_string())?;
+    let fence = Fence::from_fd(exported.into_fd()).map_err(|refused| refused.to_string())?;
+    let to = Semaphore::new(0);
+    let imported = match world.dice.one_in(4) {
+        true => world.io.import_fence_within(fence, &to, 1, world.dice.micros(300)),
+        false => world.io.import_fence(fence, &to, 1),
+    };
+    // Refused where there is no room; the fence goes with the refusal.
+    if imported.is_ok() {
+        world.books.did("semaphores exported");
+        world.submit(world.io.wait_semaphore(&to, 1));
+    }
+    Ok(())
+}
+
 /// What was sent to a proactor's handler, and what it was given.
 pub(in crate::soak) struct Messages {
     handled: Rc<Cell<u64>>,
