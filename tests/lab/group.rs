@@ -69,7 +69,28 @@ pub(crate) const GROUPS: &[Group] = &[
         name: "fences",
         about: "fences and dma-bufs of real drivers",
         devices: &[&device::VGEM, &device::SYNCOBJ, &device::UDMABUF, &device::FAILING_FENCE],
-        programs: &[],
+        programs: &[
+            Program {
+                package: "conformance",
+                target: Target::Binary("lab-devices"),
+                arguments: &["fences"],
+                takes_rest: false,
+                limit: Duration::from_secs(300),
+            },
+            Program {
+                package: "conformance",
+                target: Target::Binary("conformance"),
+                arguments: &[
+                    "--json",
+                    "--case=fence/",
+                    "--configuration=full",
+                    "--configuration=epoll",
+                    "--configuration=poll",
+                ],
+                takes_rest: false,
+                limit: Duration::from_secs(120),
+            },
+        ],
         memory_mib: 512,
     },
 ];

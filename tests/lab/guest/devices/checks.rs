@@ -1,9 +1,7 @@
 //! What shows that a device works: the least that tests will want of it.
 
-use crate::ioctl::{
-    self, Capability, DumbBuffer, FenceAttach, FenceSignal, FileInfo, Prime, SyncFile, Syncobj,
-    Udmabuf,
-};
+use crate::ioctl::{self, Capability, FileInfo, Syncobj, Udmabuf};
+use crate::sources::{Failing, Pending};
 use nix::fcntl::{FcntlArg, SealFlag, fcntl};
 use nix::sys::memfd::{MFdFlags, memfd_create};
 use std::fs::{File, OpenOptions};
@@ -12,16 +10,16 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 use std::path::{Path, PathBuf};
 
 /// Says what was tried when it fails.
-fn tried<T>(what: &str, result: std::io::Result<T>) -> Result<T, String> {
+pub(crate) fn tried<T>(what: &str, result: std::io::Result<T>) -> Result<T, String> {
     result.map_err(|error| format!("{what}: {error}"))
 }
 
-fn open(path: &Path) -> Result<File, String> {
+pub(crate) fn open(path: &Path) -> Result<File, String> {
     tried(&path.display().to_string(), OpenOptions::new().read(true).write(true).open(path))
 }
 
 /// The DRM node of a driver whose name begins so, `card` or `renderD`.
-fn node(kind: &str, driver: &str) -> Result<(PathBuf, File), String> {
+pub(crate) fn node(kind: &str, driver: &str) -> Result<(PathBuf, File), String> {
     let folder = Path::new("/dev/dri");
     let mut seen = Vec::new();
     for entry in tried("/dev/dri", std::fs::read_dir(folder))? {
@@ -51,28 +49,13 @@ fn status(fence: BorrowedFd<'_>) -> Result<i32, String> {
 
 /// A fence on a dumb buffer is pending until it is signalled.
 pub(crate) fn vgem() -> Result<String, String> {
-    let (path, card) = node("card", "vgem")?;
-    let card = card.as_fd();
-    let mut buffer = DumbBuffer { width: 64, height: 64, bits_per_pixel: 32, ..Default::default() };
-    tried("DRM_IOCTL_MODE_CREATE_DUMB", ioctl::call(card, ioctl::CREATE_DUMB, &mut buffer))?;
-    let access = (nix::libc::O_RDWR | nix::libc::O_CLOEXEC) as u32;
-    let mut prime = Prime { handle: buffer.handle, flags: access, fd: -1 };
-    tried("DRM_IOCTL_PRIME_HANDLE_TO_FD", ioctl::call(card, ioctl::HANDLE_TO_FD, &mut prime))?;
-    let dma_buf = tried("a dma-buf", ioctl::made(prime.fd))?;
-    let mut attach =
-        FenceAttach { handle: buffer.handle, flags: ioctl::WRITE, ..Default::default() };
-    tried("DRM_IOCTL_VGEM_FENCE_ATTACH", ioctl::call(card, ioctl::FENCE_ATTACH, &mut attach))?;
-    let mut export = SyncFile { flags: ioctl::READ_WRITE, fd: -1 };
-    let exported = ioctl::call(dma_buf.as_fd(), ioctl::EXPORT_SYNC_FILE, &mut export);
-    tried("DMA_BUF_IOCTL_EXPORT_SYNC_FILE", exported)?;
-    let fence = tried("a sync_file", ioctl::made(export.fd))?;
+    let (source, fence) = Pending::new()?;
     if is_readable(fence.as_fd())? || status(fence.as_fd())? != 0 {
         return Err("its fence is not pending".into());
     }
-    let mut signal = FenceSignal { fence: attach.fence, flags: 0 };
-    tried("DRM_IOCTL_VGEM_FENCE_SIGNAL", ioctl::call(card, ioctl::FENCE_SIGNAL, &mut signal))?;
+    source.signal()?;
     match (is_readable(fence.as_fd())?, status(fence.as_fd())?) {
-        (true, 1) => Ok(format!("{}, a fence pending and then signalled", path.display())),
+        (true, 1) => Ok("a fence pending and then signalled".into()),
         (readable, status) => Err(format!("signalled: readable {readable}, status {status}")),
     }
 }
@@ -124,18 +107,14 @@ pub(crate) fn udmabuf() -> Result<String, String> {
 
 /// A fence that fails, and is readable all the same.
 pub(crate) fn failing_fence() -> Result<String, String> {
-    let device = open(Path::new("/dev/failing-fence"))?;
-    let made = ioctl::number(device.as_fd(), ioctl::FAILING_FENCE_EXPORT, 0);
-    let fence = tried("FAILING_FENCE_EXPORT", made.and_then(ioctl::made))?;
+    let (source, fence) = Failing::new()?;
     if is_readable(fence.as_fd())? || status(fence.as_fd())? != 0 {
         return Err("its fence is not pending".into());
     }
-    let error = nix::libc::EIO;
-    let ended = ioctl::number(device.as_fd(), ioctl::FAILING_FENCE_SIGNAL, error as u64);
-    tried("FAILING_FENCE_SIGNAL", ended)?;
+    source.end(nix::libc::EIO)?;
     match (is_readable(fence.as_fd())?, status(fence.as_fd())?) {
-        (true, status) if status == -error => {
-            Ok(format!("/dev/failing-fence, a fence pending and then failed with {status}"))
+        (true, status) if status == -nix::libc::EIO => {
+            Ok(format!("a fence pending and then failed with {status}"))
         }
         (readable, status) => Err(format!("failed: readable {readable}, status {status}")),
     }

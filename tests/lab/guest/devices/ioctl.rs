@@ -39,6 +39,7 @@ pub(crate) const SYNCOBJ_CREATE: Number<Syncobj> = Number::both(b'd', 0xbf);
 const SYNCOBJ_QUERY: Number<SyncobjPoints> = Number::both(b'd', 0xcb);
 const TIMELINE_SIGNAL: Number<SyncobjPoints> = Number::both(b'd', 0xcd);
 pub(crate) const EXPORT_SYNC_FILE: Number<SyncFile> = Number::both(b'b', 2);
+pub(crate) const IMPORT_SYNC_FILE: Number<SyncFile> = Number::new(WRITES, b'b', 3);
 pub(crate) const FILE_INFO: Number<FileInfo> = Number::both(b'>', 4);
 pub(crate) const UDMABUF_CREATE: Number<Udmabuf> = Number::new(WRITES, b'u', 0x42);
 
