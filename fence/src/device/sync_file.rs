@@ -1,12 +1,14 @@
 //! sync_files: a fence of a driver's, as a descriptor.
 //!
 //! A sync_file is made by a driver (of a GPU, a display, a camera) and signals once, with success
-//! or with an error (<https://docs.kernel.org/driver-api/sync_file.html>). Two things about it are
+//! or with an error (<https://docs.kernel.org/driver-api/sync_file.html>). Three things about it are
 //! traps:
 //!
 //! - `poll(2)` says *readable* for success and for an error alike. Only its status tells them
 //!   apart, so [`SyncFile::wait`] and everything built on it asks for the status when it becomes
 //!   readable.
+//! - A whole made of several fences may say that it signalled where one of them failed. The status is
+//!   always that of the parts.
 //! - Merging with a fence that has failed already loses the error: the kernel leaves out what is
 //!   signalled. [`SyncFile::merge`] therefore refuses such an input.
 //!
@@ -102,8 +104,8 @@ impl SyncFile {
     ///
     /// Refused, with what the kernel said.
     pub fn status(&self) -> Result<FenceStatus, FenceError> {
-        let info = uapi::sync_file_info(self.as_fd());
-        info.map(|info| FenceStatus::of(info.status))
+        uapi::sync_file_status(self.as_fd())
+            .map(FenceStatus::of)
             .map_err(|errno| FenceError::refused("sync_file status", errno))
     }
 

@@ -2,21 +2,23 @@
 //! a timeline (<https://docs.kernel.org/gpu/drm-mm.html#drm-sync-objects>).
 //!
 //! They are what Vulkan drivers build their semaphores on, and unlike a sync_file they can be
-//! waited for before anybody has submitted what will signal them. Points are passed on without
-//! blocking a thread by an eventfd (since Linux 6.6). Two things about that are traps: the eventfd
-//! is written on failure as well, without telling, and never if the object is destroyed first. So
-//! [`Point`] keeps its object, and asks for the point's status when the eventfd was written.
+//! waited for before anybody has submitted what will signal them. The kernel tells by an eventfd
+//! when a point gets its fence or signals (since Linux 6.6). Three things about that are traps: it
+//! is written on failure as well, without telling; a point that has signalled gives a stand-in for
+//! its fence, which says success; and nothing is written if the object is destroyed first. So
+//! [`Point`] keeps its object until it has the point's own fence, and waits for that.
 
 use super::error::{FenceError, FenceErrorKind, Refused};
 use super::sync_file::{FenceStatus, SyncFile};
 use super::uapi;
 use nix::errno::Errno;
+use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags};
 use nix::sys::eventfd::{EfdFlags, EventFd};
 use nix::time::{ClockId, clock_gettime};
 use std::fmt;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
 /// Where render nodes are, and how their names begin.
@@ -254,47 +256,29 @@ impl Syncobj {
             .map_err(|errno| FenceError::refused("syncobj export", errno))
     }
 
-    /// How a point stands. One without a fence is pending.
+    /// Something to wait for a point with, beside other descriptors; also for one that has no fence
+    /// yet, where the kernel tells when it gets one (since Linux 6.6). The object lives at least as
+    /// long.
     ///
     /// # Errors
     ///
-    /// Refused.
-    pub fn status(&self, point: u64) -> Result<FenceStatus, FenceError> {
-        match self.export_sync_file(point) {
-            Ok(fence) => fence.status(),
-            Err(error) if error.errno() == Some(Errno::EINVAL as i32) => Ok(FenceStatus::Pending),
-            Err(error) => Err(error),
-        }
-    }
-
-    /// Something to wait for a point with, beside other descriptors (since Linux 6.6). The object
-    /// lives at least as long.
-    ///
-    /// # Errors
-    ///
-    /// Unsupported on older kernels, where [`wait`](Self::wait) on a thread of its own is left;
-    /// Refused.
+    /// Unsupported for a point without a fence on older kernels, where [`wait`](Self::wait) on a
+    /// thread of its own is left; Refused.
     pub fn point(self: &Arc<Syncobj>, point: u64) -> Result<Point, FenceError> {
-        self.watch(point, 0)
-    }
-
-    /// As [`point`](Self::point), for the moment when the point gets a fence, signalled or not.
-    ///
-    /// # Errors
-    ///
-    /// As [`point`](Self::point).
-    pub fn available(self: &Arc<Syncobj>, point: u64) -> Result<Point, FenceError> {
-        self.watch(point, uapi::WAIT_AVAILABLE)
-    }
-
-    fn watch(self: &Arc<Syncobj>, point: u64, flags: u32) -> Result<Point, FenceError> {
-        let refused = |errno| FenceError::refused("syncobj eventfd", errno);
-        let event =
-            EventFd::from_value_and_flags(0, EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK)
-                .map_err(refused)?;
-        let at = (self.handle, point);
-        uapi::syncobj_eventfd(self.device.as_fd(), at, flags, &event).map_err(refused)?;
-        Ok(Point { syncobj: self.clone(), point, event })
+        let refused = |errno| FenceError::refused("syncobj point", errno);
+        let set = Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC).map_err(refused)?;
+        let mut at = Point { set, point, fence: OnceLock::new(), available: None };
+        if at.look(self)? {
+            return Ok(at);
+        }
+        let flags = EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK;
+        let event = EventFd::from_value_and_flags(0, flags).map_err(refused)?;
+        let place = (self.handle, point);
+        uapi::syncobj_eventfd(self.device.as_fd(), place, uapi::WAIT_AVAILABLE, &event)
+            .map_err(refused)?;
+        at.set.add(&event, readable()).map_err(refused)?;
+        at.available = Some((event, self.clone()));
+        Ok(at)
     }
 }
 
@@ -312,11 +296,17 @@ impl fmt::Debug for Syncobj {
 }
 
 /// A point of a syncobj that is waited for; see [`Syncobj::point`].
+///
+/// A point that has signalled gives a fence that says success, whatever became of its own: so the
+/// point's own fence is taken as soon as it has one, and asked.
 #[derive(Debug)]
 pub struct Point {
-    syncobj: Arc<Syncobj>,
+    /// Readable when there is something to look at: the point got its fence, or that signalled.
+    set: Epoll,
     point: u64,
-    event: EventFd,
+    fence: OnceLock<SyncFile>,
+    /// While it has no fence: written when it gets one.
+    available: Option<(EventFd, Arc<Syncobj>)>,
 }
 
 impl Point {
@@ -324,15 +314,46 @@ impl Point {
     ///
     /// # Errors
     ///
-    /// As [`Syncobj::status`].
+    /// Refused, with what the kernel said.
     pub fn status(&self) -> Result<FenceStatus, FenceError> {
-        self.syncobj.status(self.point)
+        if let Some(fence) = self.fence.get() {
+            return fence.status();
+        }
+        if let Some((event, syncobj)) = &self.available
+            && self.look(syncobj)?
+        {
+            // Another thread may have taken it out.
+            let _ = self.set.delete(event);
+            return self.status();
+        }
+        Ok(FenceStatus::Pending)
+    }
+
+    /// Takes the point's fence, if it has one.
+    fn look(&self, syncobj: &Syncobj) -> Result<bool, FenceError> {
+        let fence = match syncobj.export_sync_file(self.point) {
+            Ok(fence) => fence,
+            Err(error) if error.errno() == Some(Errno::EINVAL as i32) => return Ok(false),
+            Err(error) => return Err(error),
+        };
+        if self.fence.set(fence).is_ok()
+            && let Some(fence) = self.fence.get()
+        {
+            let added = self.set.add(fence, readable());
+            added.map_err(|errno| FenceError::refused("syncobj point", errno))?;
+        }
+        Ok(true)
     }
 }
 
+fn readable() -> EpollEvent {
+    EpollEvent::new(EpollFlags::EPOLLIN, 0)
+}
+
 impl AsFd for Point {
-    /// Readable when the point has signalled, also with an error.
+    /// Readable when there is something to look at by [`status`](Self::status), which is not the end
+    /// yet where the point only got its fence.
     fn as_fd(&self) -> BorrowedFd<'_> {
-        self.event.as_fd()
+        self.set.0.as_fd()
     }
 }

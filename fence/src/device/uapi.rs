@@ -275,6 +275,28 @@ pub(crate) fn sync_file_fences(
     Ok((info, fences))
 }
 
+/// Fences of a sync_file that are asked about without an allocation.
+const FEW: usize = 4;
+
+/// The status of a sync_file by those of its fences. What the kernel says of a whole that it made of
+/// several (merged, or a point of a timeline) may be that it signalled, where a part of it failed.
+pub(crate) fn sync_file_status(fd: BorrowedFd<'_>) -> Result<i32, Errno> {
+    let mut fences = [SyncFenceInfo::default(); FEW];
+    let mut info = SyncFileInfo {
+        num_fences: FEW as u32,
+        sync_fence_info: fences.as_mut_ptr() as u64,
+        ..SyncFileInfo::default()
+    };
+    match ask(fd, &mut info, request::sync_file_info) {
+        // It has more.
+        Err(Errno::EINVAL) => {
+            let count = sync_file_info(fd)?.num_fences;
+            Ok(sync_file_fences(fd, count)?.0.status)
+        }
+        answer => answer.map(|()| info.status),
+    }
+}
+
 /// SYNC_IOC_MERGE: a sync_file that signals when both have.
 pub(crate) fn sync_merge(
     one: BorrowedFd<'_>,
