@@ -173,10 +173,12 @@ fn fire_under_load(cx: &Cx<'_>) -> Result<(), Skip> {
     for _ in 0..16 {
         busy(cx.io.clone(), over.clone(), count.clone());
     }
-    cx.block_on(cx.io.sleep_until(after(2000))).expect("it fires");
+    // Once is enough, unless a submission thread has not been given a processor meanwhile.
+    while count.get() <= 16 {
+        cx.block_on(cx.io.sleep_until(after(2000))).expect("it fires");
+    }
     over.set(true);
     cx.poll_until("the load's end", || cx.io.stats().in_flight == 0);
-    assert!(count.get() > 16, "the load ran beside it");
     Ok(())
 }
 

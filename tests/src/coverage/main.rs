@@ -39,6 +39,8 @@ const SCOPE: [&str; 2] = ["dataplane/src/backend/", "dataplane/src/engine/"];
 
 /// The program whose build says which lines there are.
 const RUNNER: &str = "conformance";
+/// Tests with a process of their own.
+const PROCESS: &str = "process";
 
 /// Counters in everything; atomic ones, because sums of counts lost by threads are below zero.
 const FLAGS: &str = "-C instrument-coverage -C llvm-args=-instrprof-atomic-counter-update-all";
@@ -96,9 +98,11 @@ fn build(work: &Path, arguments: &[&str]) -> Result<BTreeMap<String, PathBuf>, S
 fn programs(work: &Path) -> Result<Vec<Program>, String> {
     // A build for integration tests makes the package's programs too, the runner among them; one
     // of its own would build the suite twice, for the features of dependencies differ.
-    let mut suite = build(work, &["test", "--no-run", "-p", "conformance", "--test", "process"])?;
+    let mut suite = build(work, &["test", "--no-run", "-p", "conformance", "--test", PROCESS])?;
     let own = build(work, &["test", "--no-run", "-p", "dataplane", "--lib", "--tests"])?;
     let path = suite.remove(RUNNER).ok_or("cargo made no runner")?;
+    // What else the package makes, the lab above all, is no test of its own.
+    suite.retain(|name, _| name == PROCESS);
     let mut programs = vec![Program { name: RUNNER.to_owned(), path, arguments: &[] }];
     let tests = suite.into_iter().chain(own);
     programs.extend(tests.map(|(name, path)| Program { name, path, arguments: &["--quiet"] }));
