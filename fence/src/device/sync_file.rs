@@ -7,8 +7,8 @@
 //! - `poll(2)` says *readable* for success and for an error alike. Only its status tells them
 //!   apart, so [`SyncFile::wait`] and everything built on it asks for the status when it becomes
 //!   readable.
-//! - A whole made of several fences may say that it signalled where one of them failed. The status is
-//!   always that of the parts.
+//! - A whole made of several fences may say that it signalled where one of them failed. The status
+//!   is always that of the parts.
 //! - Merging with a fence that has failed already loses the error: the kernel leaves out what is
 //!   signalled. [`SyncFile::merge`] therefore refuses such an input.
 //!

@@ -351,8 +351,8 @@ fn readable() -> EpollEvent {
 }
 
 impl AsFd for Point {
-    /// Readable when there is something to look at by [`status`](Self::status), which is not the end
-    /// yet where the point only got its fence.
+    /// Readable when there is something to look at by [`status`](Self::status), which is not the
+    /// end yet where the point only got its fence.
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.set.0.as_fd()
     }

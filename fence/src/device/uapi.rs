@@ -278,8 +278,9 @@ pub(crate) fn sync_file_fences(
 /// Fences of a sync_file that are asked about without an allocation.
 const FEW: usize = 4;
 
-/// The status of a sync_file by those of its fences. What the kernel says of a whole that it made of
-/// several (merged, or a point of a timeline) may be that it signalled, where a part of it failed.
+/// The status of a sync_file by those of its fences. What the kernel says of a whole that it made
+/// of several (merged, or a point of a timeline) may be that it signalled, where a part of it
+/// failed.
 pub(crate) fn sync_file_status(fd: BorrowedFd<'_>) -> Result<i32, Errno> {
     let mut fences = [SyncFenceInfo::default(); FEW];
     let mut info = SyncFileInfo {

@@ -1,9 +1,9 @@
 //! Run in a guest of the lab: each device is there and does what tests want of it; with `fences` as
 //! its argument, what the toolkit makes of their fences.
 //!
-//! One line of JSON for each device or case, as `conformance --json` writes them. What `REQUIRE_DEVICES`
-//! names must be there; what it does not name is skipped where it is missing. So a test that is
-//! skipped for want of a device is known to be skipped for another reason.
+//! One line of JSON for each device or case, as `conformance --json` writes them. What
+//! `REQUIRE_DEVICES` names must be there; what it does not name is skipped where it is missing. So
+//! a test that is skipped for want of a device is known to be skipped for another reason.
 
 mod checks;
 mod fences;
