@@ -1,5 +1,5 @@
 //! Devices and libraries: what sysfs, /dev and the library folders list. Plain facts; nothing is
-//! opened, and nothing of it is used by this version.
+//! opened. Of it this version uses graphics drivers, for their fences.
 
 use super::report::Check;
 use std::fs;
@@ -7,6 +7,7 @@ use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
 const UNUSED: &str = "not used by this version";
+const FENCES: &str = "used for fences; `dataplane fence self-test` says which work";
 
 /// All of them.
 pub fn checks() -> Vec<Check> {
@@ -63,7 +64,10 @@ fn folder(name: &str, path: &str, prefix: &str, remedy: &str) -> Check {
     names.sort();
     match names.is_empty() {
         true => Check::missing(name, "none", proof).remedy(remedy),
-        false => Check::ok(name, proof).found(format!("{}; {UNUSED}", names.join(", "))),
+        false => {
+            let used = if name == "gpu" { FENCES } else { UNUSED };
+            Check::ok(name, proof).found(format!("{}; {used}", names.join(", ")))
+        }
     }
 }
 
