@@ -28,7 +28,8 @@
 //!
 //! The time adapts: looking in vain halves the next, down to a sixteenth of the most; finding
 //! something restores the whole, and so does whatever ends the sleep soon after: looking on would
-//! have found it. It never outlasts the caller's time, a timer or a deadline.
+//! have found it. Soon is longer than a look, for a sleep may take longer than that to end; where it
+//! was not, a loop that had once given up went on sleeping through a busy producer's every burst. It never outlasts the caller's time, a timer or a deadline.
 //!
 //! [`Options::spin`]: crate::Options::spin
 
@@ -38,6 +39,9 @@ use std::time::Duration;
 
 /// The shortest, as a part of the longest.
 const LEAST: u64 = 16;
+/// What comes soon after it gave up, as a multiple of the longest: a sleep takes its time too, in a
+/// virtual machine as long as the longest look and more.
+const SOON: u64 = 4;
 /// Looks before it yields between two.
 const PAUSES: u32 = 32;
 
@@ -62,7 +66,8 @@ impl Spin {
 
     /// When a look that begins now is to end.
     fn end_ns(&mut self, now_ns: u64) -> u64 {
-        if self.gave_up_ns > 0 && now_ns < self.gave_up_ns.saturating_add(self.most_ns) {
+        let soon_ns = self.most_ns.saturating_mul(SOON);
+        if self.gave_up_ns > 0 && now_ns < self.gave_up_ns.saturating_add(soon_ns) {
             self.next_ns = self.most_ns;
         }
         now_ns.saturating_add(self.next_ns)
@@ -154,7 +159,7 @@ mod tests {
         let mut spin = Spin::new(Duration::from_nanos(640));
         assert_eq!(spin.end_ns(10), 650);
         spin.adapt(false, 1000);
-        assert_eq!(spin.end_ns(1640), 1640 + 320, "too late");
-        assert_eq!(spin.end_ns(1639), 1639 + 640);
+        assert_eq!(spin.end_ns(3560), 3560 + 320, "too late");
+        assert_eq!(spin.end_ns(3559), 3559 + 640);
     }
 }

@@ -16,8 +16,8 @@
 //! ```
 //!
 //! * A producer queues its item **first**, then [`announce`](WakeWord::announce)s: one
-//!   read-modify-write that advances the sequence and clears ARMED. It rings the bell when ARMED
-//!   was set, and only then.
+//!   read-modify-write that advances the sequence. If that finds ARMED, a second one clears it, and
+//!   who cleared it rings the bell: one of those that found it, and only then.
 //! * Who wants the loop to return calls [`request_wake`](WakeWord::request_wake): sets WAKE and
 //!   clears ARMED, and rings on the same terms.
 //! * The owner, each turn, in this order: **clear** the bell if it was seen readable,
@@ -37,13 +37,15 @@
 //! 2. *A is not part of `seen`, and comes before the value `arm` acted on.* Then that value has
 //!    another sequence than `seen`, and `arm` refuses: the owner looks again.
 //! 3. *A comes after the value `arm` acted on.* That value has ARMED, set there or left from an
-//!    earlier sleep. The first change after it finds ARMED, clears it, and rings: A itself, or
-//!    another producer's before A. The bell is level-triggered and the owner clears it only
-//!    before it observes, so the ring ends this sleep. (In the second case it may end it before A
-//!    has happened; then A is case 1, 2 or 3 of the next turn, and the argument starts again.)
+//!    earlier sleep. Either A finds it, and then A or another that found it clears it and rings;
+//!    or it was cleared before A, by one that found it and rings. The bell is level-triggered and
+//!    the owner clears it only before it observes, so the ring ends this sleep. (In the second
+//!    case it may end it before A has happened; then A is case 1, 2 or 3 of the next turn, and the
+//!    argument starts again.)
 //!
 //! Case 3 is why finding ARMED already set needs no read-modify-write and no fresh value: if what
-//! `arm` loads is stale, whoever made it stale found ARMED, and rings. An undisturbed loop (its
+//! `arm` loads is stale, one of those that made it stale found ARMED, and rings. Who clears ARMED
+//! late may clear that of the next sleep, and ends it early, which is harmless. An undisturbed loop (its
 //! own work keeps it busy, no other thread comes near) therefore pays a few plain loads per
 //! turn. No fence is needed between arming and sleeping either: nothing is decided by a second
 //! variable.
@@ -56,6 +58,9 @@
 //! ARMED is left set when the owner wakes for another reason (a completion, its deadline): there
 //! is at most one ring for each time it was set, and the ring that comes while the owner is awake
 //! is the price of never having to clear it. Many wakes before one poll are one write.
+//!
+//! While the owner is awake an announcement is a single read-modify-write without a load before
+//! it: the line is asked for once, to be written.
 //!
 //! Between the read-modify-write and its ring a producer can be descheduled. Others that come in
 //! that gap do not ring, and wait with it. A producer that dies there takes its process along.
@@ -96,7 +101,8 @@ impl WakeWord {
     ///
     /// Any thread; lock-free. Call it after the item can be seen in the queue.
     pub(crate) fn announce(&self) -> bool {
-        self.disarm(|word| word.wrapping_add(ANNOUNCEMENT))
+        // Release: what the caller did before is visible to an owner that sees this change.
+        self.disarm(self.0.fetch_add(ANNOUNCEMENT, Ordering::Release))
     }
 
     /// The owner shall return from its wait, this one or else the next. True: the caller must
@@ -105,20 +111,14 @@ impl WakeWord {
     /// Any thread, and signal handlers; lock-free. It is a read-modify-write even when WAKE is
     /// set already: a plain load could see a WAKE that the owner has taken since.
     pub(crate) fn request_wake(&self) -> bool {
-        self.disarm(|word| word | WAKE)
+        // Release: as above.
+        self.disarm(self.0.fetch_or(WAKE, Ordering::Release))
     }
 
-    /// Applies `change` and clears ARMED in one step; says whether ARMED was set.
-    fn disarm(&self, change: impl Fn(u64) -> u64) -> bool {
-        let mut word = self.0.load(Ordering::Relaxed);
-        loop {
-            let next = change(word) & !ARMED;
-            // Release: what the caller did before is visible to an owner that sees this change.
-            match self.0.compare_exchange_weak(word, next, Ordering::Release, Ordering::Relaxed) {
-                Ok(_) => return word & ARMED != 0,
-                Err(newer) => word = newer,
-            }
-        }
+    /// After a change that found `word`: clears ARMED if it was set. True: by this call and not by
+    /// another's.
+    fn disarm(&self, word: u64) -> bool {
+        word & ARMED != 0 && self.0.fetch_and(!ARMED, Ordering::Relaxed) & ARMED != 0
     }
 
     /// The owner's snapshot, to be taken before it drains the queue and handed to
