@@ -28,8 +28,9 @@
 //!
 //! The time adapts: looking in vain halves the next, down to a sixteenth of the most; finding
 //! something restores the whole, and so does whatever ends the sleep soon after: looking on would
-//! have found it. Soon is longer than a look, for a sleep may take longer than that to end; where it
-//! was not, a loop that had once given up went on sleeping through a busy producer's every burst. It never outlasts the caller's time, a timer or a deadline.
+//! have found it. Soon is longer than a look, for a sleep may take longer than that to end; where
+//! it was not, a loop that had once given up went on sleeping through a busy producer's every
+//! burst. It never outlasts the caller's time, a timer or a deadline.
 //!
 //! [`Options::spin`]: crate::Options::spin
 

@@ -45,8 +45,8 @@
 //!
 //! Case 3 is why finding ARMED already set needs no read-modify-write and no fresh value: if what
 //! `arm` loads is stale, one of those that made it stale found ARMED, and rings. Who clears ARMED
-//! late may clear that of the next sleep, and ends it early, which is harmless. An undisturbed loop (its
-//! own work keeps it busy, no other thread comes near) therefore pays a few plain loads per
+//! late may clear that of the next sleep, and ends it early, which is harmless. An undisturbed loop
+//! (its own work keeps it busy, no other thread comes near) therefore pays a few plain loads per
 //! turn. No fence is needed between arming and sleeping either: nothing is decided by a second
 //! variable.
 //!
