@@ -10,7 +10,7 @@ use std::task::{Context, Poll, Wake, Waker};
 use std::thread::{JoinHandle, Thread};
 use std::time::Duration;
 
-/// About as long as a sleep and a wake take; channels look as long before they sleep.
+/// Longer than the other thread takes from one burst to the next.
 const LOOK: Duration = Duration::from_micros(20);
 
 /// `depth` no-ops outstanding. A step is one no-op: submitted here, run there, awaited here.

@@ -49,9 +49,10 @@ impl FenceWaiter {
         self.request(false)
     }
 
-    /// As [`wait`](Self::wait), but the kernel may start the next step of a sequence as soon as the
-    /// descriptor is readable, before anybody asked whether the fence failed: the failure is then
-    /// reported although the next step ran.
+    /// As [`wait`](Self::wait), but over when the descriptor is readable, and the kernel may start
+    /// the next step of a sequence by that, before anybody asked whether the fence failed: the
+    /// failure is then reported although the next step ran. A point of a syncobj is checked all the
+    /// same: it is readable too when it has only got its fence.
     pub fn wait_unchecked(&self) -> Request<Local, FenceWait> {
         self.request(true)
     }
@@ -158,8 +159,7 @@ impl Proactor {
     ///
     /// # Errors
     ///
-    /// Exhausted, Busy (from inside a callback of the engine's own), ShutDown. The fence comes back
-    /// and the semaphore is untouched.
+    /// Exhausted, ShutDown, Forked. The fence comes back and the semaphore is untouched.
     ///
     /// # Panics
     ///

@@ -109,7 +109,14 @@ fn check_poll(name: &'static str, interest: Interest, found: Option<&Descriptor>
     }
 }
 
-fn attempt_poll(interest: Interest, cx: &mut Context<'_>) -> Attempt {
+/// One readiness, as an entry.
+pub(super) fn poll_entry(interest: Interest, cx: &mut Context<'_>) -> Entry {
+    let target = cx.target();
+    target.seal(opcode::PollAdd::new(target.fd(), interest.bits()).build())
+}
+
+/// The same as a system call.
+pub(super) fn attempt_poll(interest: Interest, cx: &mut Context<'_>) -> Attempt {
     match calls::poll_now(cx.fd(), interest) {
         0 => Attempt::Blocked(interest),
         result => Attempt::Done(result),
@@ -132,8 +139,7 @@ impl Forms for Poll {
     }
 
     fn entry(&mut self, cx: &mut Context<'_>) -> Entry {
-        let target = cx.target();
-        target.seal(opcode::PollAdd::new(target.fd(), self.interest.bits()).build())
+        poll_entry(self.interest, cx)
     }
 
     fn attempt(&mut self, cx: &mut Context<'_>) -> Attempt {

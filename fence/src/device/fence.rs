@@ -75,10 +75,8 @@ impl Fence {
             return Ok(Fence::Signalled);
         }
         // SAFETY: the caller gives it away.
-        let fd = unsafe { uapi::open_descriptor(number) }.map_err(|errno| {
-            let message = format!("{number} is no open descriptor");
-            FenceError::new(NAME, FenceErrorKind::WrongKind, message).with_errno(errno as i32)
-        })?;
+        let fd =
+            unsafe { uapi::open_descriptor(number) }.map_err(|errno| not_open(number, errno))?;
         Fence::from_fd(fd).map_err(|refused| {
             // Not taken, so not closed either.
             std::mem::forget(refused.fd);
@@ -92,10 +90,7 @@ impl Fence {
     ///
     /// As [`from_fd`](Self::from_fd), and WrongKind when the number is not open.
     pub fn duplicate_of(number: RawFd) -> Result<Fence, FenceError> {
-        let fd = uapi::duplicate(number).map_err(|errno| {
-            let message = format!("{number} is no open descriptor");
-            FenceError::new(NAME, FenceErrorKind::WrongKind, message).with_errno(errno as i32)
-        })?;
+        let fd = uapi::duplicate(number).map_err(|errno| not_open(number, errno))?;
         Fence::from_fd(fd).map_err(|refused| refused.error)
     }
 
@@ -127,6 +122,11 @@ impl Fence {
 }
 
 const NAME: &str = "fence";
+
+fn not_open(number: RawFd, errno: Errno) -> FenceError {
+    let message = format!("{number} is no open descriptor");
+    FenceError::new(NAME, FenceErrorKind::WrongKind, message).with_errno(errno as i32)
+}
 
 impl From<SyncFile> for Fence {
     fn from(fence: SyncFile) -> Fence {
@@ -193,8 +193,9 @@ fn event_status(fd: BorrowedFd<'_>) -> Result<FenceStatus, Errno> {
 pub fn has_readiness(fd: BorrowedFd<'_>) -> Result<bool, Errno> {
     let probe = Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC)?;
     match probe.add(fd, EpollEvent::new(EpollFlags::empty(), 0)) {
-        Ok(()) => Ok(true),
         Err(Errno::EPERM) => Ok(false),
-        Err(errno) => Err(errno),
+        Err(Errno::EBADF) => Err(Errno::EBADF),
+        // It may be full, and the like: nothing that the descriptor is to blame for.
+        _ => Ok(true),
     }
 }

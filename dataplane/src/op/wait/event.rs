@@ -9,9 +9,9 @@ use crate::engine::descriptors::DescId;
 use crate::error::Failed;
 use crate::event::event::Event;
 use crate::io::Port;
+use crate::op::poll::{attempt_poll, poll_entry};
 use crate::op::{Advance, Attempt, Context, Forms, Interest, Operation, unit, variant};
-use crate::sys::calls;
-use io_uring::{opcode, squeue::Entry};
+use io_uring::squeue::Entry;
 
 /// Waits until an event is set, and takes the set.
 pub struct EventWait {
@@ -45,15 +45,11 @@ impl Forms for EventWait {
     }
 
     fn entry(&mut self, cx: &mut Context<'_>) -> Entry {
-        let target = cx.target();
-        target.seal(opcode::PollAdd::new(target.fd(), Interest::READABLE.bits()).build())
+        poll_entry(Interest::READABLE, cx)
     }
 
     fn attempt(&mut self, cx: &mut Context<'_>) -> Attempt {
-        match calls::poll_now(cx.fd(), Interest::READABLE) {
-            0 => Attempt::Blocked(Interest::READABLE),
-            result => Attempt::Done(result),
-        }
+        attempt_poll(Interest::READABLE, cx)
     }
 
     fn advance(&mut self, result: i32, _: u32) -> Advance {

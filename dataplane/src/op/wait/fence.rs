@@ -9,10 +9,10 @@ use crate::engine::Outcome;
 use crate::engine::descriptors::DescId;
 use crate::error::{Error, ErrorKind, Failed};
 use crate::io::Port;
+use crate::op::poll::{attempt_poll, poll_entry};
 use crate::op::{Advance, Attempt, Context, Forms, Interest, Operation, unit, variant};
-use crate::sys::calls;
 use fence::{Fence, FenceError, FenceStatus};
-use io_uring::{opcode, squeue::Entry};
+use io_uring::squeue::Entry;
 use std::sync::Arc;
 
 /// The result of a wait whose fence failed; what it failed with is beside it. Not one that the
@@ -23,8 +23,8 @@ const FAILED: i32 = -libc::EIO;
 pub struct FenceWait {
     desc: DescId,
     fence: Arc<Fence>,
-    /// The kernel may start the next step of a sequence by the readiness alone.
-    unchecked: bool,
+    /// It is over when it is readable, so that the kernel may start the next step of a sequence.
+    by_readiness: bool,
     failed: Option<Error>,
 }
 
@@ -32,7 +32,9 @@ variant!(FenceWait);
 
 impl FenceWait {
     pub(crate) fn new(desc: DescId, fence: Arc<Fence>, unchecked: bool) -> FenceWait {
-        FenceWait { desc, fence, unchecked, failed: None }
+        // A point is readable too when it has only got its fence.
+        let by_readiness = unchecked && !matches!(*fence, Fence::Point(_));
+        FenceWait { desc, fence, by_readiness, failed: None }
     }
 
     /// What it waited for; None while others wait for it too.
@@ -59,19 +61,15 @@ impl Forms for FenceWait {
     }
 
     fn links(&self) -> bool {
-        self.unchecked
+        self.by_readiness
     }
 
     fn entry(&mut self, cx: &mut Context<'_>) -> Entry {
-        let target = cx.target();
-        target.seal(opcode::PollAdd::new(target.fd(), Interest::READABLE.bits()).build())
+        poll_entry(Interest::READABLE, cx)
     }
 
     fn attempt(&mut self, cx: &mut Context<'_>) -> Attempt {
-        match calls::poll_now(cx.fd(), Interest::READABLE) {
-            0 => Attempt::Blocked(Interest::READABLE),
-            result => Attempt::Done(result),
-        }
+        attempt_poll(Interest::READABLE, cx)
     }
 
     fn advance(&mut self, result: i32, _: u32) -> Advance {
@@ -79,6 +77,9 @@ impl Forms for FenceWait {
             return Advance::Done(result);
         }
         let status = match self.fence.status() {
+            // The kernel has gone on already: what was taken from an event since is no reason to
+            // wait for another.
+            Ok(FenceStatus::Pending) if self.by_readiness => return Advance::Done(0),
             Ok(FenceStatus::Pending) => return Advance::Again,
             Ok(FenceStatus::Signalled) => return Advance::Done(0),
             Ok(FenceStatus::Failed(errno)) => Ok(errno),

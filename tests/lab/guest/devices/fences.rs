@@ -30,6 +30,7 @@ pub(crate) const CASES: &[(&str, &[&str], Case)] = &[
     ("merge_keeps_failures", &["vgem", "failing-fence"], merge),
     ("driver_to_driver_to_send", &["vgem", "syncobj"], driver_to_driver_to_send),
     ("a_failed_point", &["syncobj", "failing-fence"], failed_point),
+    ("an_unchecked_point_is_waited_for", &["vgem", "syncobj"], unchecked_point),
     ("semaphore_to_driver", &["vgem", "syncobj"], semaphore_to_driver),
 ];
 
@@ -205,6 +206,29 @@ fn failed_point(io: &Proactor) -> Result<(), String> {
     source.end(libc::EIO)?;
     let met = outcome(io, &drawn)?;
     check(met == Some(libc::EIO), &format!("{met:?} instead of EIO"))
+}
+
+/// The descriptor of a point is readable when the point gets its fence; a gate that asks for no
+/// more than that is shut until the fence has signalled.
+fn unchecked_point(io: &Proactor) -> Result<(), String> {
+    let (source, file) = Pending::new()?;
+    let file = SyncFile::from_fd(file).map_err(text)?;
+    let timeline = Arc::new(device()?.syncobj(false).map_err(text)?);
+    let point = timeline.point(1).map_err(text)?;
+    let (near, far) = pair(io)?;
+    let slab = Slab::new(1, 4096).map_err(text)?;
+    let gate = io.fence_waiter(Fence::from(point)).map_err(text)?;
+    let steps = io.sequence().then(gate.wait_unchecked());
+    let running = steps.send_all(&near, frame(&slab)?.freeze()).submit().map_err(text)?;
+    io.poll(Wait::Now).map_err(text)?;
+    timeline.import_sync_file(&file, 1).map_err(text)?;
+    for _ in 0..10 {
+        io.poll(Wait::Now).map_err(text)?;
+    }
+    let early = std::io::Read::read(&mut &far, &mut [0; 16]);
+    check(early.is_err(), "it was sent when the point got its fence")?;
+    source.signal()?;
+    io.block_on(running.into_future()).map_err(text)?.map_err(text).map(drop)
 }
 
 /// A semaphore signals a point of virtio-gpu's; what it has reached is a sync_file that a buffer of
