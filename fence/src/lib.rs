@@ -14,10 +14,12 @@
 //!
 //! The fences of drivers are beside them: a [`SyncFile`], the points of a DRM [`Syncobj`], and
 //! [`Fence`] for whichever of them a descriptor is. [`Semaphore::settle`] takes what they say into
-//! a semaphore, [`Semaphore::export`] makes a descriptor of a point of one.
+//! a semaphore, [`Semaphore::export`] makes a descriptor of a point of one. A [`VulkanDevice`] does
+//! the same for what a user's Vulkan device signals and waits for.
 //!
-//! The crate knows no ring and no loop: nothing here has a thread or a timer of its own. User code
-//! (callbacks, wakers) runs on the thread that signals, with no lock held.
+//! The crate knows no ring and no loop: nothing here has a timer of its own, and none a thread but
+//! a [`VulkanDevice`], whose driver offers no other way to wait. User code (callbacks, wakers) runs
+//! on the thread that signals, with no lock held.
 //!
 //! ```
 //! use fence::{Failure, Semaphore};
@@ -44,6 +46,7 @@
 //! | `semaphore/all_any.rs`, `link.rs` | several waits as one; a change passed on to linked ones |
 //! | `frontier/` | how far several timelines have got, and the tracker that waits for it |
 //! | `device/` | sync_files, syncobjs, what a descriptor is, exports |
+//! | `vulkan/` | fences and semaphores of a user's Vulkan device |
 //! | `error.rs` | what can go wrong |
 //! | `sync.rs` | the primitives, replaced by loom's under `cfg(loom)` |
 
@@ -52,7 +55,12 @@ mod error;
 mod frontier;
 mod semaphore;
 mod sync;
+#[cfg(not(loom))]
+mod vulkan;
 
+/// The version of the bindings that [`VulkanDevice`] takes devices of.
+#[cfg(not(loom))]
+pub use ash;
 pub use device::{
     DrmDevice, Exported, Fence, FenceError, FenceErrorKind, FenceInfo, FenceStatus, Point, Refused,
     SyncFile, SyncFileInfo, Syncobj, has_readiness,
@@ -64,3 +72,5 @@ pub use frontier::{
 pub use semaphore::{
     Callback, Link, Reached, Semaphore, Wait, WaitAll, WaitAny, wait_all, wait_any,
 };
+#[cfg(not(loom))]
+pub use vulkan::{PayloadOf, VulkanDevice, VulkanExport, VulkanFenceWait, VulkanTimeline};

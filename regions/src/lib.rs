@@ -45,10 +45,16 @@ mod span;
 mod span_list;
 mod sync;
 
-use memory::{copy, limits, mapping, memfd, page, range, source};
+#[cfg(not(loom))]
+use memory::vulkan;
+use memory::{copy, dma_buf, limits, mapping, memfd, page, range, source};
 use slab::{builder as slab_builder, pool, report as slab_report, slot};
 
 pub use access::Access;
+/// The version of the bindings that [`VulkanTarget`] takes devices of.
+#[cfg(not(loom))]
+pub use ash;
+pub use dma_buf::CpuAccess;
 pub use error::{RegionError, RegionErrorKind};
 pub use index_set::IndexSet;
 pub use lease::{Lease, LeaseFuture};
@@ -60,3 +66,5 @@ pub use slab_report::SlabReport;
 pub use source::Source;
 pub use span::Span;
 pub use span_list::{SPAN_LIST_LIMIT, SpanList, SpanListFull};
+#[cfg(not(loom))]
+pub use vulkan::{VulkanHandle, VulkanMemory, VulkanTarget};

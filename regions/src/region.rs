@@ -254,7 +254,9 @@ impl Region {
             let message = format!("the region's access is {}; it needs write", self.inner.access);
             return Err(RegionError::new(OPERATION, RegionErrorKind::Permission, message));
         }
-        self.extent(OPERATION, offset, from.len())?.copy_in(offset, from);
+        let extent = self.extent(OPERATION, offset, from.len())?;
+        let _access = self.cpu_access(Access::READ | Access::WRITE)?;
+        extent.copy_in(offset, from);
         Ok(())
     }
 
@@ -264,7 +266,9 @@ impl Region {
     /// `NotVisible` without an address; `Permission` for a slab's memory (read through a lease or
     /// its span); `OutOfRange`.
     pub fn copy_out(&self, offset: usize, to: &mut [u8]) -> Result<(), RegionError> {
-        self.extent("copy out of a region", offset, to.len())?.copy_out(offset, to);
+        let extent = self.extent("copy out of a region", offset, to.len())?;
+        let _access = self.cpu_access(Access::READ)?;
+        extent.copy_out(offset, to);
         Ok(())
     }
 
@@ -294,6 +298,12 @@ impl Region {
     pub(crate) fn memfd_fd(&self) -> Option<BorrowedFd<'_>> {
         let is_memfd = self.inner.source == Source::Memfd;
         self.inner.fd.as_ref().filter(|_| is_memfd).map(|fd| fd.as_fd())
+    }
+
+    /// The descriptor of a dma-buf that is mapped here, to ask its driver something.
+    pub(crate) fn dma_buf_fd(&self) -> Option<BorrowedFd<'_>> {
+        let is_dma_buf = self.inner.source == Source::DmaBuf;
+        self.inner.fd.as_ref().filter(|_| is_dma_buf).map(|fd| fd.as_fd())
     }
 
     pub(crate) fn is_leased(&self) -> bool {

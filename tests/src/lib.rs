@@ -26,6 +26,7 @@ mod report;
 mod runner;
 pub mod soak;
 mod stand_in;
+mod vulkan;
 
 pub use case::{Case, Skip};
 pub use cx::{Cx, OPERATIONS};

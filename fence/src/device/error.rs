@@ -14,6 +14,8 @@ pub enum FenceErrorKind {
     Failed,
     /// Time was up first.
     TimedOut,
+    /// Something has run out: descriptors, memory, threads.
+    Exhausted,
     /// The kernel or the device does not have it.
     Unsupported,
     /// The kernel refused the call.

@@ -7,7 +7,7 @@ mod fence;
 mod headers;
 mod sync_file;
 mod syncobj;
-mod uapi;
+pub(crate) mod uapi;
 
 pub use error::{FenceError, FenceErrorKind, Refused};
 pub use export::Exported;

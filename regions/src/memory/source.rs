@@ -32,6 +32,8 @@ pub enum Source {
     HugePages,
     /// A sealed memfd, which other processes can be given.
     Memfd,
+    /// A dma-buf, which a device can write.
+    DmaBuf,
     /// A shared mapping of a file, which anybody with the file can write.
     FileMapping,
     /// The caller's memory, or a device's.

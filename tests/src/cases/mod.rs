@@ -53,6 +53,9 @@ pub mod timers;
 pub mod transfer;
 pub mod unix;
 pub mod vectored;
+pub mod vulkan;
+pub mod vulkan_descriptors;
+pub mod vulkan_memory;
 pub mod wake;
 pub mod watch;
 pub mod watch_ends;
@@ -115,6 +118,9 @@ const LISTS: &[&[Case]] = &[
     transfer::CASES,
     unix::CASES,
     vectored::CASES,
+    vulkan::CASES,
+    vulkan_descriptors::CASES,
+    vulkan_memory::CASES,
     wake::CASES,
     watch::CASES,
     watch_ends::CASES,
