@@ -6,7 +6,8 @@
 //! first, whatever the programs do.
 
 use crate::device::{self, Device};
-use crate::kernel::Kernel;
+use crate::packages::kernel::Kernel;
+use crate::packages::userland::UserLand;
 use crate::program::{Program, Target};
 use std::time::Duration;
 
@@ -93,6 +94,19 @@ pub(crate) const GROUPS: &[Group] = &[
         ],
         memory_mib: 512,
     },
+    Group {
+        name: "vulkan",
+        about: "Vulkan beside fences and dma-bufs of real drivers; with --here, beside none",
+        devices: &[
+            &device::VULKAN,
+            &device::UDMABUF,
+            &device::VGEM,
+            &device::SYNCOBJ,
+            &device::FAILING_FENCE,
+        ],
+        programs: &[],
+        memory_mib: 2048,
+    },
 ];
 
 impl Group {
@@ -100,6 +114,11 @@ impl Group {
     pub(crate) fn programs(&self) -> Vec<&'static Program> {
         let first = if self.devices.is_empty() { None } else { Some(&DEVICES) };
         first.into_iter().chain(self.programs).collect()
+    }
+
+    /// What its programs run in, where that is not what they were built on.
+    pub(crate) fn user_land(&self) -> Option<&'static UserLand> {
+        self.devices.iter().find_map(|device| device.user_land)
     }
 
     /// Whether the kernel has any of what the group is about.

@@ -8,7 +8,7 @@
 //! agree, so neither a guest that died nor a line that was cut off passes.
 
 use crate::group::Group;
-use crate::kernel::Kernel;
+use crate::packages::kernel::Kernel;
 use crate::report::Report;
 use crate::shell::{on, output, which};
 use std::fs::File;
@@ -47,35 +47,35 @@ pub(crate) fn ensure_emulator() -> Result<(), String> {
     which(EMULATOR).map(drop).ok_or_else(|| format!("{PACKAGE} brought no {EMULATOR}"))
 }
 
+/// What is booted, for which group.
+pub(crate) struct Boot<'a> {
+    pub(crate) group: &'a Group,
+    pub(crate) kernel: &'a Kernel,
+    pub(crate) image: &'a Path,
+    /// A folder of this machine's that the guest may read.
+    pub(crate) user_land: Option<&'a Path>,
+    /// Where the guest's disk and what it writes are put.
+    pub(crate) folder: &'a Path,
+}
+
 /// Boots the image and reads what the guest says into the report.
 ///
 /// # Errors
 ///
 /// The emulator could not be started. What goes wrong from then on is in the report.
-pub(crate) fn boot(
-    group: &Group,
-    kernel: &Kernel,
-    image: &Path,
-    folder: &Path,
-    report: &mut Report,
-) -> Result<(), String> {
-    attempt(group, kernel, image, folder, report)?;
+pub(crate) fn boot(what: &Boot, report: &mut Report) -> Result<(), String> {
+    attempt(what, report)?;
     if !report.has_begun() {
         let exit = report.exit;
         eprintln!("lab: the guest ended ({exit:?}) before its first process; once more");
         report.forget();
-        attempt(group, kernel, image, folder, report)?;
+        attempt(what, report)?;
     }
     Ok(())
 }
 
-fn attempt(
-    group: &Group,
-    kernel: &Kernel,
-    image: &Path,
-    folder: &Path,
-    report: &mut Report,
-) -> Result<(), String> {
+fn attempt(what: &Boot, report: &mut Report) -> Result<(), String> {
+    let Boot { group, folder, .. } = what;
     let disk = folder.join("disk");
     File::create(&disk).and_then(|file| file.set_len(DISK_BYTES)).map_err(on(&disk))?;
     let serial = folder.join("serial");
@@ -84,7 +84,7 @@ fn attempt(
     let mut line = Serial::open(&serial)?;
     let limit = BOOTS_WITHIN + group.programs().iter().map(|program| program.limit).sum();
     let begun = Instant::now();
-    let mut guest = Guest::start(group, kernel, image, &disk, &serial)?;
+    let mut guest = Guest::start(what, &disk, &serial)?;
     loop {
         let ended = guest.0.try_wait().map_err(|error| format!("{EMULATOR}: {error}"))?;
         // After that question: what was written before the end is read after it.
@@ -108,13 +108,8 @@ fn attempt(
 struct Guest(Child);
 
 impl Guest {
-    fn start(
-        group: &Group,
-        kernel: &Kernel,
-        image: &Path,
-        disk: &Path,
-        serial: &Path,
-    ) -> Result<Guest, String> {
+    fn start(what: &Boot, disk: &Path, serial: &Path) -> Result<Guest, String> {
+        let Boot { group, kernel, image, .. } = what;
         let drive = format!("file={},if=none,id=disk,format=raw,cache=unsafe", disk.display());
         let mut command = Command::new(EMULATOR);
         command
@@ -132,6 +127,13 @@ impl Guest {
             .args(["-append", "console=ttyS0 quiet oops=panic panic=-1"]);
         for device in group.devices.iter().filter(|device| kernel.has(device)) {
             command.args(device.plugged);
+        }
+        if let Some(folder) = what.user_land {
+            // A comma ends a value of the emulator's, and two are one.
+            let path = folder.display().to_string().replace(',', ",,");
+            let shared = "security_model=none,readonly=on,multidevs=remap";
+            command.arg("-fsdev").arg(format!("local,id=userland,path={path},{shared}"));
+            command.args(["-device", "virtio-9p-pci,fsdev=userland,mount_tag=userland"]);
         }
         let child = command.stdin(Stdio::null()).stdout(Stdio::null()).spawn();
         child.map(Guest).map_err(|error| format!("{EMULATOR} could not be started: {error}"))

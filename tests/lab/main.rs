@@ -4,27 +4,27 @@
 //! builds them, the libraries they are linked with, a shell and the modules of the wanted devices.
 //! Nothing is installed on the machine but the emulator; packages are unpacked into a cache.
 //!
-//! One noun per file: `group` (which devices and which programs), `device`, `kernel` (which there
-//! are, where they come from, their modules), `package` (fetching), `module` (one of our own),
-//! `program` (building), `image` (what the guest boots), `machine` (the emulator and the two ways
-//! in which the verdict comes out), `report` (what the guest says).
+//! One noun per file: `group` (which devices and which programs), `device`, `packages` (fetching
+//! kernels and user lands; modules of our own), `program` (building), `image` (what the guest
+//! boots), `machine` (the emulator and the two ways in which the verdict comes out), `here`
+//! (without one), `report` (what is said, and what it comes to).
 
 mod device;
 mod group;
+mod here;
 mod image;
-mod kernel;
 mod machine;
-mod module;
-mod package;
+mod packages;
 mod program;
 mod report;
 mod shell;
 
 use clap::Parser;
 use group::Group;
-use kernel::Kernel;
-use package::Cache;
-use report::Report;
+use machine::Boot;
+use packages::Cache;
+use packages::kernel::{self, Kernel};
+use report::{Place, Report, Total};
 use std::process::ExitCode;
 use std::time::Instant;
 
@@ -41,6 +41,9 @@ struct Arguments {
     /// A kernel to run them on; may be given several times. `all` is every one.
     #[arg(long, value_name = "VERSION", default_values_t = [kernel::USUAL.to_owned()])]
     kernel: Vec<String>,
+    /// Without an emulator, on this machine's own kernel: the groups that have a user land.
+    #[arg(long, conflicts_with = "kernel")]
+    here: bool,
     /// Say which groups and kernels there are, and run none.
     #[arg(long)]
     list: bool,
@@ -65,13 +68,25 @@ fn main() -> ExitCode {
         print!("{}", list());
         return ExitCode::SUCCESS;
     }
-    match run(&arguments) {
-        Ok(true) => ExitCode::SUCCESS,
-        Ok(false) => ExitCode::FAILURE,
-        Err(problem) => {
-            eprintln!("lab: {problem}");
-            ExitCode::from(2)
-        }
+    let begun = Instant::now();
+    let mut reports = Vec::new();
+    let problem = run(&arguments, &mut reports).err();
+    println!();
+    for report in &reports {
+        println!("{report}");
+    }
+    print!("\n{}", report::tables(&reports));
+    if let Some(problem) = &problem {
+        // Among what was printed, and before its last line.
+        println!("lab: {problem}");
+    }
+    let elapsed = begun.elapsed();
+    let total = Total { reports: &reports, problem: problem.as_deref(), elapsed };
+    println!("{total}");
+    match (&problem, total.is_good()) {
+        (Some(_), _) => ExitCode::from(2),
+        (None, true) => ExitCode::SUCCESS,
+        (None, false) => ExitCode::FAILURE,
     }
 }
 
@@ -90,13 +105,15 @@ fn list() -> String {
     text
 }
 
-/// Whether every group passed on every kernel.
-fn run(arguments: &Arguments) -> Result<bool, String> {
+/// Runs every group, here or on every kernel; what came of those that were run is in `reports`.
+fn run(arguments: &Arguments, reports: &mut Vec<Report>) -> Result<(), String> {
     let groups = group::named(&arguments.group)?;
-    let lanes = kernel::named(&arguments.kernel)?;
     let cache = Cache::open()?;
+    if arguments.here {
+        return run_here(&groups, &cache, arguments, reports);
+    }
+    let lanes = kernel::named(&arguments.kernel)?;
     machine::ensure_emulator()?;
-    let mut reports = Vec::new();
     for lane in lanes {
         let kernel = Kernel::get(lane, &cache)?;
         for group in &groups {
@@ -107,14 +124,38 @@ fn run(arguments: &Arguments) -> Result<bool, String> {
             reports.push(run_group(group, &kernel, &cache, arguments)?);
         }
     }
-    println!();
-    for report in &reports {
-        println!("{report}");
+    match reports.is_empty() {
+        true => Err("no group was run; `--list` says which kernel has which devices".into()),
+        false => Ok(()),
     }
-    if reports.is_empty() {
-        return Err("no group was run; `--list` says which kernel has which devices".into());
+}
+
+fn run_here(
+    groups: &[&Group],
+    cache: &Cache,
+    arguments: &Arguments,
+    reports: &mut Vec<Report>,
+) -> Result<(), String> {
+    for group in groups {
+        let Some(user_land) = group.user_land() else {
+            if arguments.group.is_empty() {
+                continue;
+            }
+            return Err(format!(
+                "--here runs what has a user land; {} has none, run it with cargo",
+                group.name
+            ));
+        };
+        let begun = Instant::now();
+        println!("\n== {} here", group.name);
+        let root = user_land.get(cache)?;
+        let programs = program::build(&group.programs())?;
+        let mut report = Report::new(group.name, Place::Here, arguments.quiet);
+        here::run(group, (user_land, &root), &programs, &arguments.rest, &mut report)?;
+        report.whole = begun.elapsed();
+        reports.push(report);
     }
-    Ok(reports.iter().all(Report::is_good))
+    Ok(())
 }
 
 fn run_group(
@@ -128,12 +169,15 @@ fn run_group(
     for device in group.devices.iter().filter(|device| !kernel.has(device)) {
         println!("not on this kernel: {device}");
     }
+    let user_land = group.user_land().map(|user_land| user_land.get(cache)).transpose()?;
     let programs = program::build(&group.programs())?;
     let folder = cache.run_folder(&format!("{}-{}", group.name, kernel.release))?;
     let image = image::make(group, kernel, cache, &programs, &arguments.rest, &folder)?;
-    let name = format!("{} on {}", group.name, kernel.release);
-    let mut report = Report::new(&name, arguments.quiet);
-    machine::boot(group, kernel, &image, &folder, &mut report)?;
+    let place = Place::Guest { kernel: kernel.lane.name, release: kernel.release.clone() };
+    let mut report = Report::new(group.name, place, arguments.quiet);
+    let user_land = user_land.as_deref();
+    let what = Boot { group, kernel, image: &image, user_land, folder: &folder };
+    machine::boot(&what, &mut report)?;
     report.whole = begun.elapsed();
     if arguments.keep {
         println!("kept: {}", folder.display());

@@ -1,5 +1,6 @@
-//! Programs a guest runs: the workspace's own, as cargo builds them, with the libraries they need.
+//! Programs that are run: the workspace's own, as cargo builds them, with the libraries they need.
 
+use crate::packages::userland::UserLand;
 use crate::shell::{on, output};
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -71,6 +72,22 @@ fn libraries(program: &Path) -> Result<Vec<PathBuf>, String> {
 }
 
 impl Built {
+    /// The words that run it, as `file`, in the user land that lies at a place.
+    pub(crate) fn command(
+        &self,
+        file: &Path,
+        user_land: Option<(&UserLand, &Path)>,
+        rest: &[String],
+    ) -> Vec<String> {
+        let loader = user_land.map(|(user_land, at)| user_land.command(at));
+        let own = self.program.arguments.iter().map(|argument| (*argument).to_owned());
+        let rest = if self.program.takes_rest { rest } else { &[] };
+        let mut words: Vec<String> = loader.into_iter().flatten().collect();
+        words.push(file.display().to_string());
+        words.extend(own.chain(rest.iter().cloned()));
+        words
+    }
+
     /// The program without what only a debugger reads, which is most of it.
     pub(crate) fn content(&self, folder: &Path) -> Result<Vec<u8>, String> {
         let stripped = folder.join(self.name);

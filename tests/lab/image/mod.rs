@@ -8,9 +8,9 @@
 mod archive;
 
 use crate::group::Group;
-use crate::kernel::Kernel;
-use crate::module;
-use crate::package::Cache;
+use crate::packages::kernel::Kernel;
+use crate::packages::userland::IN_GUEST;
+use crate::packages::{Cache, module};
 use crate::program::Built;
 use crate::shell::on;
 use archive::Archive;
@@ -50,7 +50,10 @@ pub(crate) fn make(
     archive.file("/etc/hosts", b"127.0.0.1 localhost\n::1 localhost\n");
     let list = add_modules(&mut archive, group, kernel, cache)?;
     archive.file("/lab/modules", list.as_bytes());
-    let list = add_programs(&mut archive, programs, rest, folder)?;
+    if group.user_land().is_some() {
+        archive.folder(IN_GUEST);
+    }
+    let list = add_programs(&mut archive, group, programs, rest, folder)?;
     archive.file("/lab/programs", list.as_bytes());
     archive.file("/lab/environment", environment(group, kernel).as_bytes());
     let file = folder.join("image.cpio");
@@ -95,6 +98,7 @@ fn add_modules(
 /// Adds the programs and their libraries, and lists how to call them.
 fn add_programs(
     archive: &mut Archive,
+    group: &Group,
     programs: &[Built],
     rest: &[String],
     folder: &Path,
@@ -105,19 +109,16 @@ fn add_programs(
         let content = fs::read(library).map_err(on(library))?;
         archive.program(&library.to_string_lossy(), &content);
     }
+    let user_land = group.user_land().map(|user_land| (user_land, Path::new(IN_GUEST)));
     for built in programs {
-        archive.program(&format!("/lab/{}", built.name), &built.content(folder)?);
-        let (name, limit) = (built.name, built.program.limit.as_secs());
-        let _ = write!(list, "{name} {limit} /lab/{name}");
-        let rest = if built.program.takes_rest { rest } else { &[] };
-        let arguments = built.program.arguments.iter().copied();
-        for argument in arguments.chain(rest.iter().map(String::as_str)) {
-            if argument.contains(char::is_whitespace) {
-                return Err(format!("`{argument}`: an argument for the guest has no spaces"));
-            }
-            let _ = write!(list, " {argument}");
+        let file = format!("/lab/{}", built.name);
+        archive.program(&file, &built.content(folder)?);
+        let words = built.command(Path::new(&file), user_land, rest);
+        if let Some(word) = words.iter().find(|word| word.contains(char::is_whitespace)) {
+            return Err(format!("`{word}`: an argument for the guest has no spaces"));
         }
-        list.push('\n');
+        let limit = built.program.limit.as_secs();
+        let _ = writeln!(list, "{} {limit} {}", built.name, words.join(" "));
     }
     Ok(list)
 }
@@ -126,5 +127,10 @@ fn environment(group: &Group, kernel: &Kernel) -> String {
     let devices = group.devices.iter().filter(|device| kernel.has(device));
     let devices: Vec<&str> = devices.map(|device| device.name).collect();
     let rows = if kernel.lane.has_ring { "io_uring,epoll,poll" } else { "epoll,poll" };
-    format!("export REQUIRE_DEVICES={}\nexport REQUIRE={rows}\n", devices.join(","))
+    let mut variables = vec![("REQUIRE_DEVICES", devices.join(",")), ("REQUIRE", rows.to_owned())];
+    if let Some(user_land) = group.user_land() {
+        variables.extend(user_land.environment(Path::new(IN_GUEST)));
+    }
+    let line = |(name, value): (&str, String)| format!("export {name}='{value}'\n");
+    variables.into_iter().map(line).collect()
 }

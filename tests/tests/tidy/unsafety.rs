@@ -98,6 +98,7 @@ const MODULES: &[(&str, &str)] = &[
     ("regions/tests/region.rs", "a test with foreign memory"),
     ("regions/tests/slab.rs", "a test with foreign memory"),
     ("tests/lab/guest/devices/ioctl.rs", "ioctls whose structures drivers read and write"),
+    ("tests/lab/guest/devices/vulkan.rs", "a C library that is found at run time"),
     ("tests/src/cases/pass.rs", "the promise that comes with a passed slab"),
     ("tests/src/cases/vulkan.rs", "promises about fences and timelines of Vulkan's"),
     ("tests/src/cases/vulkan_descriptors.rs", "promises about what is exported and imported"),

@@ -9,6 +9,7 @@ mod checks;
 mod fences;
 mod ioctl;
 mod sources;
+mod vulkan;
 
 use conformance::{Entry, Outcome};
 use dataplane::Backend;
@@ -23,6 +24,7 @@ const CHECKS: &[Check] = &[
     ("syncobj", checks::syncobj),
     ("udmabuf", checks::udmabuf),
     ("failing-fence", checks::failing_fence),
+    ("vulkan", vulkan::vulkan),
 ];
 
 fn main() -> ExitCode {

@@ -5,8 +5,8 @@
 //! not understand is taken out of the kernel's configuration. A module is built once for each
 //! kernel and each text of its source.
 
-use crate::kernel::Kernel;
-use crate::package::Cache;
+use super::Cache;
+use super::kernel::Kernel;
 use crate::shell::{on, output, which};
 use std::fs;
 use std::hash::{DefaultHasher, Hash, Hasher};
@@ -17,10 +17,8 @@ use std::process::Command;
 /// Settings that need a newer compiler than gcc 12, and that a module does without.
 const TOO_NEW: &[&str] = &["CONFIG_CC_HAS_MIN_FUNCTION_ALIGNMENT="];
 
-/// The program of the headers package that wants a newer C library, and is not spared.
-const MODPOST: &str = "scripts/mod/modpost.real-lsb-64";
-
-const LOADER: &str = "ld-linux-x86-64.so.2";
+/// The programs of the headers package that want a newer C library, and are not spared.
+const TOOLS: &[&str] = &["scripts/mod/modpost.real-lsb-64", "tools/objtool/objtool.real-x86"];
 
 /// The module's content, built where it is not in the cache.
 pub(crate) fn built(name: &str, kernel: &Kernel, cache: &Cache) -> Result<Vec<u8>, String> {
@@ -88,11 +86,11 @@ fn headers(kernel: &Kernel, cache: &Cache) -> Result<PathBuf, String> {
     if vmlinux.exists() {
         fs::remove_file(&vmlinux).map_err(on(&vmlinux))?;
     }
-    if let Some(suite) = kernel.lane.tools_libc {
-        let libc = cache.folder(&format!("libc/{suite}"), |into| {
-            cache.suite(suite)?.unpack(&["libc6".to_owned()], into)
-        })?;
-        run_with(&libc, &ours.join(MODPOST))?;
+    if let Some(user_land) = kernel.lane.tools {
+        let root = user_land.get(cache)?;
+        for tool in TOOLS {
+            run_in(&user_land.command(&root), &ours.join(tool))?;
+        }
     }
     Ok(folder)
 }
@@ -112,22 +110,15 @@ fn without_lines(file: &Path, beginnings: &[&str]) -> Result<(), String> {
     fs::write(file, kept).map_err(on(file))
 }
 
-/// Puts a script in the tool's place that runs it with the C library unpacked in `libc`.
-fn run_with(libc: &Path, tool: &Path) -> Result<(), String> {
+/// Puts a script in the tool's place that runs it in a user land.
+fn run_in(user_land: &[String], tool: &Path) -> Result<(), String> {
     let mut real = tool.as_os_str().to_owned();
     real.push(".unwrapped");
     let real = PathBuf::from(real);
     if real.exists() || !tool.exists() {
         return Ok(());
     }
-    let libraries = libc.join("usr/lib/x86_64-linux-gnu");
-    let loader = libraries.join(LOADER);
-    let script = format!(
-        "#!/bin/sh\nexec {} --library-path {} {} \"$@\"\n",
-        loader.display(),
-        libraries.display(),
-        real.display()
-    );
+    let script = format!("#!/bin/sh\nexec {} {} \"$@\"\n", user_land.join(" "), real.display());
     fs::rename(tool, &real).map_err(on(tool))?;
     fs::write(tool, script).map_err(on(tool))?;
     fs::set_permissions(tool, fs::Permissions::from_mode(0o755)).map_err(on(tool))

@@ -1,9 +1,16 @@
-//! What a guest says, line by line, and what it comes to.
+//! What a guest says, line by line, and what it comes to; or what programs say that ran here.
 //!
 //! Three kinds of lines mean something: those of `/init`, which begin with `LAB`; cases and
-//! configurations as `conformance --json` prints them; and cases as the test harness prints them.
-//! The rest is printed as it comes, and its end is shown again when the guest died.
+//! configurations as `conformance --json` prints them; and cases as the test harness prints them
+//! (`lines`). The rest is printed as it comes, and its end is shown again when the guest died.
+//! `table` is what several runs come to, side by side.
 
+mod lines;
+mod table;
+
+pub(crate) use table::{Total, tables};
+
+use lines::{Case, Means};
 use std::collections::BTreeMap;
 use std::fmt;
 use std::time::Duration;
@@ -14,12 +21,22 @@ const PASSED: i32 = 16;
 /// How many of the last lines are shown when a guest died.
 const LAST_LINES: usize = 15;
 
-/// What a guest said and how it ended.
+/// Where something is run.
+#[derive(Clone, PartialEq, Eq)]
+pub(crate) enum Place {
+    /// In a guest; its kernel as `--kernel` names it, and as the package does.
+    Guest { kernel: &'static str, release: String },
+    /// On this machine, where the exit codes of the programs are all there is to be said.
+    Here,
+}
+
+/// What was said by what ran, and how it ended.
 pub(crate) struct Report {
-    name: String,
+    group: &'static str,
+    place: Place,
     is_quiet: bool,
-    /// By configuration, or by program where a case names none.
-    counts: BTreeMap<String, Counts>,
+    /// By configuration, or by program where a case names none; in the order they came up.
+    rows: Vec<(String, Counts)>,
     failures: Vec<String>,
     problems: Vec<String>,
     /// The program that runs now, and how many of its cases passed.
@@ -38,29 +55,19 @@ pub(crate) struct Report {
 
 #[derive(Default)]
 struct Counts {
-    /// What a configuration can do, what the kernel cannot, or why it is not there.
-    means: Vec<String>,
+    means: Option<Means>,
     ok: usize,
     failed: usize,
     skipped: BTreeMap<String, usize>,
 }
 
-/// One case, however it was printed.
-#[derive(Debug, PartialEq, Eq)]
-struct Case {
-    name: String,
-    /// Empty: it names none.
-    configuration: String,
-    outcome: String,
-    reason: String,
-}
-
 impl Report {
-    pub(crate) fn new(name: &str, is_quiet: bool) -> Report {
+    pub(crate) fn new(group: &'static str, place: Place, is_quiet: bool) -> Report {
         Report {
-            name: name.to_owned(),
+            group,
+            place,
             is_quiet,
-            counts: BTreeMap::new(),
+            rows: Vec::new(),
             failures: Vec::new(),
             problems: Vec::new(),
             running: None,
@@ -82,7 +89,7 @@ impl Report {
 
     /// Begins anew, for a boot that is tried once more.
     pub(crate) fn forget(&mut self) {
-        *self = Report::new(&self.name, self.is_quiet);
+        *self = Report::new(self.group, self.place.clone(), self.is_quiet);
     }
 
     /// Something that must not be, whatever the guest says.
@@ -101,7 +108,7 @@ impl Report {
         match words.as_slice() {
             ["LAB", "init", at, ..] => self.init_s = Some((*at).to_owned()),
             ["LAB", "ready", at] => self.ready_s = Some((*at).to_owned()),
-            ["LAB", "begin", name] => self.running = Some(((*name).to_owned(), 0)),
+            ["LAB", "begin", name] => self.begin(name),
             ["LAB", "end", name, code] => self.end(name, code),
             ["LAB", "failed", what @ ..] => self.problem(what.join(" ")),
             ["LAB", "verdict", verdict, ..] => self.verdict = verdict.parse().ok(),
@@ -110,17 +117,23 @@ impl Report {
     }
 
     /// Takes a line of a program's.
-    fn told(&mut self, line: &str) {
-        if let Some(case) = case(line) {
+    pub(crate) fn told(&mut self, line: &str) {
+        if let Some(case) = lines::case(line) {
             self.case(case);
-        } else if let Some((configuration, means)) = configuration(line) {
-            self.counts.entry(configuration).or_default().means = means;
+        } else if let Some((configuration, means)) = lines::configuration(line) {
+            self.row(&configuration).means = Some(means);
         } else if !self.is_quiet && !line.is_empty() {
             println!("  | {line}");
         }
     }
 
-    fn end(&mut self, name: &str, code: &str) {
+    /// A program begins.
+    pub(crate) fn begin(&mut self, name: &str) {
+        self.running = Some((name.to_owned(), 0));
+    }
+
+    /// It ended, with this exit code.
+    pub(crate) fn end(&mut self, name: &str, code: &str) {
         if code != "0" {
             self.problem(format!("{name} ended with {code}"));
         }
@@ -133,11 +146,19 @@ impl Report {
         }
     }
 
+    fn row(&mut self, name: &str) -> &mut Counts {
+        let at = self.rows.iter().position(|(row, _)| row == name).unwrap_or_else(|| {
+            self.rows.push((name.to_owned(), Counts::default()));
+            self.rows.len() - 1
+        });
+        &mut self.rows[at].1
+    }
+
     fn case(&mut self, case: Case) {
         let Case { name, configuration, outcome, reason } = case;
         let program = self.running.as_ref().map_or("", |(program, _)| program);
         let row = if configuration.is_empty() { program.to_owned() } else { configuration };
-        let counts = self.counts.entry(row.clone()).or_default();
+        let counts = self.row(&row);
         match outcome.as_str() {
             "ok" => {
                 counts.ok += 1;
@@ -159,13 +180,19 @@ impl Report {
 
     /// Whether all is well, by both ways in which the guest says so, and something was shown.
     pub(crate) fn is_good(&self) -> bool {
-        let passed: usize = self.counts.values().map(|counts| counts.ok).sum();
+        let passed: usize = self.rows.iter().map(|(_, counts)| counts.ok).sum();
         let is_said = self.verdict == Some(PASSED) && self.exit == Some(exit_status(PASSED));
-        is_said && passed > 0 && self.failures.is_empty() && self.problems.is_empty()
+        (is_said || self.place == Place::Here)
+            && passed > 0
+            && self.failures.is_empty()
+            && self.problems.is_empty()
     }
 
     /// What is said of a verdict that did not come out by both ways.
     fn contradiction(&self) -> Option<String> {
+        if self.place == Place::Here {
+            return None;
+        }
         let said = |verdict: i32| self.exit == Some(exit_status(verdict));
         match self.verdict {
             Some(verdict) if said(verdict) => None,
@@ -182,62 +209,46 @@ fn exit_status(verdict: i32) -> i32 {
     (verdict << 1) | 1
 }
 
-/// The case a line tells of, if it does.
-fn case(line: &str) -> Option<Case> {
-    if let Some(rest) = line.strip_prefix("test ") {
-        let (name, outcome) = rest.rsplit_once(" ... ")?;
-        let (outcome, reason) = outcome.split_once(", ").unwrap_or((outcome, ""));
-        let outcome = match outcome {
-            "ok" => "ok",
-            "FAILED" => "failed",
-            "ignored" => "skipped",
-            _ => return None,
-        };
-        return Some(Case {
-            name: name.to_owned(),
-            configuration: String::new(),
-            outcome: outcome.to_owned(),
-            reason: reason.to_owned(),
-        });
+impl Counts {
+    fn skipped(&self) -> usize {
+        self.skipped.values().sum()
     }
-    let value: serde_json::Value = serde_json::from_str(line).ok()?;
-    let text = |key: &str| value[key].as_str().map(str::to_owned);
-    Some(Case {
-        name: text("case")?,
-        configuration: text("configuration")?,
-        outcome: text("outcome")?,
-        reason: text("reason")?,
-    })
 }
 
-/// The configuration a line tells of, if it does, and what it can and cannot do.
-fn configuration(line: &str) -> Option<(String, Vec<String>)> {
-    let value: serde_json::Value = serde_json::from_str(line).ok()?;
-    let name = value["configuration"].as_str()?.to_owned();
-    if let Some(reason) = value["unavailable"].as_str() {
-        return Some((name, vec![format!("not there: {reason}")]));
+impl fmt::Display for Place {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Place::Guest { release, .. } => f.write_str(release),
+            Place::Here => f.write_str("this machine"),
+        }
     }
-    let has: Vec<&str> = value["has"].as_array()?.iter().filter_map(|one| one.as_str()).collect();
-    if has.is_empty() {
-        return Some((name, vec!["has none".to_owned()]));
+}
+
+impl fmt::Display for Means {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if let Some(reason) = &self.unavailable {
+            return write!(f, "not there: {reason}");
+        }
+        match self.has.as_slice() {
+            [] => f.write_str("has none")?,
+            has => write!(f, "has {}", has.join(", "))?,
+        }
+        for (name, reason) in &self.lacks {
+            write!(f, "; lacks {name}: {reason}")?;
+        }
+        Ok(())
     }
-    let mut means = vec![format!("has {}", has.join(", "))];
-    // Without a reason it is no matter of the kernel's.
-    for (name, reason) in value["lacks"].as_object()? {
-        let reason = reason.as_str().filter(|reason| !reason.is_empty());
-        means.extend(reason.map(|reason| format!("lacks {name}: {reason}")));
-    }
-    Some((name, means))
 }
 
 impl fmt::Display for Report {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        writeln!(f, "{}: {}", self.name, if self.is_good() { "passed" } else { "FAILED" })?;
-        for (row, counts) in &self.counts {
-            let skipped: usize = counts.skipped.values().sum();
-            writeln!(f, "  {row}: {} ok, {} failed, {skipped} skipped", counts.ok, counts.failed)?;
-            for line in &counts.means {
-                writeln!(f, "      {line}")?;
+        let word = if self.is_good() { "passed" } else { "FAILED" };
+        writeln!(f, "{} on {}: {word}", self.group, self.place)?;
+        for (row, counts) in &self.rows {
+            let Counts { ok, failed, .. } = counts;
+            writeln!(f, "  {row}: {ok} ok, {failed} failed, {} skipped", counts.skipped())?;
+            if let Some(means) = &counts.means {
+                writeln!(f, "      {means}")?;
             }
             for (reason, count) in &counts.skipped {
                 writeln!(f, "      {count} skipped: {reason}")?;
@@ -254,6 +265,9 @@ impl fmt::Display for Report {
             for line in &self.last {
                 writeln!(f, "    | {line}")?;
             }
+        }
+        if self.place == Place::Here {
+            return write!(f, "  whole {:.1} s", self.whole.as_secs_f64());
         }
         let at = |time: &Option<String>| time.clone().unwrap_or("?".into());
         write!(
@@ -275,7 +289,8 @@ mod tests {
     const CASE: &str = r#"{"case":"a/b","configuration":"full","outcome":"ok","reason":""}"#;
 
     fn report(lines: &[&str], exit: i32) -> Report {
-        let mut report = Report::new("sample", true);
+        let place = Place::Guest { kernel: "6.1", release: "6.1.0".into() };
+        let mut report = Report::new("sample", place, true);
         lines.iter().for_each(|line| report.line(line));
         report.exit = Some(exit);
         report
@@ -313,16 +328,5 @@ mod tests {
         let second = ["LAB begin a", CASE, "LAB end a 0", "LAB begin b", "LAB end b 0"];
         assert!(!report(&[&second[..], &["LAB verdict 16 2.0"]].concat(), 33).is_good());
         assert!(!report(&["LAB verdict 16 2.0"], 33).is_good());
-    }
-
-    #[test]
-    fn cases_are_read_in_both_forms() {
-        let harness = case("test tests::a ... ignored, no device").expect("one");
-        assert_eq!((harness.outcome.as_str(), harness.reason.as_str()), ("skipped", "no device"));
-        assert_eq!(case("test result: ok. 1 passed"), None);
-        assert_eq!(case(CASE).map(|case| case.configuration), Some("full".into()));
-        let line = r#"{"configuration":"full","has":["a","b"],"lacks":{"c":"","d":"too old"}}"#;
-        let means = ["has a, b", "lacks d: too old"].map(String::from).to_vec();
-        assert_eq!((case(line), configuration(line)), (None, Some(("full".into(), means))));
     }
 }

@@ -1,9 +1,16 @@
 //! Packages: fetched by name from a suite of the machine's own mirror, unpacked into a cache.
 //!
+//! What they are fetched for: `kernel` (which there are, and their modules), `module` (one of our
+//! own, built against a kernel's headers), `userland` (libraries newer than the machine's).
+//!
 //! Each suite has an apt directory of its own in the cache: sources, lists, and an empty list of
 //! installed packages. So packages of a suite the machine does not follow can be had, and the
 //! machine's own packages stay as they are. Each thing in the cache is made beside its place and
 //! moved there when it is whole; what is there is used as it is, without asking the network.
+
+pub(crate) mod kernel;
+pub(crate) mod module;
+pub(crate) mod userland;
 
 use crate::shell::{on, output};
 use std::fs;
@@ -15,6 +22,9 @@ const SUITES: &[&str] = &["bullseye", "bookworm", "trixie", "forky", "stable", "
 
 /// Keys of every suite.
 const KEYRING: &str = "/usr/share/keyrings/debian-archive-keyring.gpg";
+
+/// What the name of a suite ends with that only adds to another one.
+const ADDS: &str = "-backports";
 
 /// What is kept between runs.
 pub(crate) struct Cache {
@@ -65,14 +75,15 @@ impl Cache {
 
     /// A suite with lists as of now.
     pub(crate) fn suite(&self, name: &str) -> Result<Suite, String> {
-        let source = source(&mirror()?, name);
+        let sources = sources(&mirror()?, name);
         let suite = Suite { name: name.to_owned(), folder: self.root.join("apt").join(name) };
         for part in ["lists/partial", "cache/archives/partial"] {
             let part = suite.folder.join(part);
             fs::create_dir_all(&part).map_err(on(&part))?;
         }
         let settings = suite.settings();
-        let written = [("status", String::new()), ("sources.list", source), ("apt.conf", settings)];
+        let written =
+            [("status", String::new()), ("sources.list", sources), ("apt.conf", settings)];
         for (file, text) in written {
             let file = suite.folder.join(file);
             fs::write(&file, text).map_err(on(&file))?;
@@ -101,14 +112,15 @@ fn mirror() -> Result<String, String> {
     of_debian.ok_or_else(|| format!("no package source of this machine has Debian\n{remedy}"))
 }
 
-/// A line of `sources.list`.
-fn source(mirror: &str, suite: &str) -> String {
+/// What `sources.list` says: the suite, and the one it adds to.
+fn sources(mirror: &str, suite: &str) -> String {
     // Where the keyring is not installed, apt trusts what the machine trusts.
     let keys = match Path::new(KEYRING).exists() {
         true => format!(" signed-by={KEYRING}"),
         false => String::new(),
     };
-    format!("deb [arch=amd64{keys}] {mirror} {suite} main\n")
+    let line = |suite: &str| format!("deb [arch=amd64{keys}] {mirror} {suite} main\n");
+    line(suite) + &suite.strip_suffix(ADDS).map(line).unwrap_or_default()
 }
 
 /// A suite of the mirror.
@@ -130,6 +142,8 @@ impl Suite {
             ("Dir::State::status", format!("{folder}/status")),
             ("Dir::Cache", format!("{folder}/cache")),
             ("APT::Architecture", "amd64".into()),
+            // Before the suite it adds to, which apt would prefer.
+            ("APT::Default-Release", self.name.clone()),
             // The unprivileged user that root fetches as may not write here.
             ("APT::Sandbox::User", "root".into()),
         ];
@@ -157,9 +171,23 @@ impl Suite {
         Ok(line.split(',').filter_map(name).collect())
     }
 
+    /// The packages and everything they depend on, each as `NAME=VERSION`: what apt would install
+    /// on a machine that has none.
+    pub(crate) fn closure(&self, packages: &[&str]) -> Result<Vec<String>, String> {
+        let mut apt = self.apt("apt-get");
+        apt.args(["--simulate", "--no-install-recommends", "install"]).args(packages);
+        let told = output(&mut apt).map_err(|problem| {
+            format!("{} has not all that {} needs\n{problem}", self.name, packages.join(", "))
+        })?;
+        Ok(told.lines().filter_map(installed).collect())
+    }
+
     /// Fetches packages and unpacks them over each other.
     pub(crate) fn unpack(&self, packages: &[String], into: &Path) -> Result<(), String> {
-        eprintln!("lab: fetching {} from {}", packages.join(", "), self.name);
+        match packages.len() {
+            0..=5 => eprintln!("lab: fetching {} from {}", packages.join(", "), self.name),
+            many => eprintln!("lab: fetching {many} packages from {}", self.name),
+        }
         let files = into.join("packages");
         fs::create_dir_all(&files).map_err(on(&files))?;
         let fetched =
@@ -172,5 +200,35 @@ impl Suite {
             output(Command::new("dpkg").arg("-x").arg(&file).arg(into))?;
         }
         fs::remove_dir_all(&files).map_err(on(&files))
+    }
+}
+
+/// What a line of a simulation installs: `Inst NAME (VERSION ORIGIN [ARCHITECTURE])`.
+fn installed(line: &str) -> Option<String> {
+    let (name, rest) = line.strip_prefix("Inst ")?.split_once(" (")?;
+    let version = rest.split_whitespace().next()?;
+    Some(format!("{name}={version}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_simulation_names_what_it_would_install() {
+        let line = "Inst libgcc-s1 (14.2.0-19 Debian:13.8/stable [amd64]) []";
+        assert_eq!(installed(line).as_deref(), Some("libgcc-s1=14.2.0-19"));
+        assert_eq!(installed("Conf libgcc-s1 (14.2.0-19 Debian:13.8/stable [amd64])"), None);
+    }
+
+    #[test]
+    fn a_suite_that_adds_to_another_comes_with_it() {
+        let suites = |name: &str| -> Vec<String> {
+            let text = sources("mirror", name);
+            let word = |line: &str| line.split(' ').nth_back(1).map(str::to_owned);
+            text.lines().filter_map(word).collect()
+        };
+        assert_eq!(suites("trixie-backports"), ["trixie-backports", "trixie"]);
+        assert_eq!(suites("bookworm"), ["bookworm"]);
     }
 }

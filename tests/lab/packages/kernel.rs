@@ -4,8 +4,9 @@
 //! that was seen to work; a suite drops releases in time, and then the lane takes what the suite's
 //! metapackage names, and says so.
 
+use super::userland::{self, UserLand};
+use super::{Cache, Suite};
 use crate::device::Device;
-use crate::package::{Cache, Suite};
 use crate::shell::{on, output_bytes};
 use std::collections::BTreeMap;
 use std::fs;
@@ -22,9 +23,9 @@ pub(crate) struct Lane {
     /// The release to take while it is to be had.
     pub(crate) release: &'static str,
     pub(crate) suite: &'static str,
-    /// The suite whose C library the programs of its headers package need, where that is newer
-    /// than the oldest machine the lab runs on.
-    pub(crate) tools_libc: Option<&'static str>,
+    /// What the programs of its headers package are linked with, where that is newer than what the
+    /// oldest machine has that the lab runs on.
+    pub(crate) tools: Option<&'static UserLand>,
     /// Whether io_uring there is new enough for the toolkit.
     pub(crate) has_ring: bool,
 }
@@ -35,28 +36,22 @@ pub(crate) const LANES: &[Lane] = &[
         name: "5.10",
         release: "5.10.0-32-amd64",
         suite: "bullseye",
-        tools_libc: None,
+        tools: None,
         has_ring: false,
     },
-    Lane {
-        name: "6.1",
-        release: "6.1.0-50-amd64",
-        suite: "bookworm",
-        tools_libc: None,
-        has_ring: true,
-    },
+    Lane { name: "6.1", release: "6.1.0-50-amd64", suite: "bookworm", tools: None, has_ring: true },
     Lane {
         name: "6.12",
         release: "6.12.95+deb12-amd64",
         suite: "bookworm-backports",
-        tools_libc: None,
+        tools: None,
         has_ring: true,
     },
     Lane {
         name: "7.2",
         release: "7.2.12+deb13-amd64",
         suite: "trixie-backports",
-        tools_libc: Some("trixie"),
+        tools: Some(&userland::TOOLS),
         has_ring: true,
     },
 ];
