@@ -1,7 +1,8 @@
 //! What the repository holds as a whole: its licences, its pages, and two commands that work.
 //!
 //! The README gives a newcomer two commands, and the script of the automatic runs calls the second
-//! one as it stands there, so what is promised is what is tested.
+//! one as it stands there, so what is promised is what is tested. What the script runs of the lab
+//! after it is in the README too.
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
@@ -13,6 +14,10 @@ const TEST: &str = "cargo test --workspace";
 /// The rows of the matrix whose skip is a failure in the automatic runs.
 const REQUIRED_ROWS: &str = "REQUIRE=io_uring,epoll,poll";
 const SCRIPT: &str = ".ci/run";
+const README: &str = "README.md";
+/// What begins a command of the lab, and what it is called with beside what the README says.
+const LAB: &str = "tests/lab/run ";
+const QUIETLY: &str = " --quiet";
 
 /// Files that must be there, with words that must be in them.
 const FILES: &[(&str, &[&str])] = &[
@@ -50,20 +55,31 @@ fn missing(tree: &Tree) -> Vec<Finding> {
     findings
 }
 
-/// The script's last command is the promised one with the rows required, so that a run ends with
-/// the test runner's own summary.
+/// The script runs the promised command with the rows required, and after it nothing but commands
+/// of the lab that the README names: each of them ends with a test runner's summary.
 fn script(tree: &Tree) -> Vec<Finding> {
     let Some(file) = tree.get(SCRIPT) else {
         return vec![Finding(format!("{SCRIPT}: does not exist; write it"))];
     };
     let command = format!("{REQUIRED_ROWS} {TEST}");
+    let readme = tree.get(README).map_or("", |file| file.text.as_str());
     let lines = file.text.lines().map(str::trim).enumerate();
-    let last = lines.filter(|(_, line)| !line.is_empty() && !line.starts_with('#')).last();
-    match last {
-        Some((_, line)) if line == command => Vec::new(),
-        Some((at, _)) => vec![Finding::at(file, at + 1, format!("end with `{command}`"))],
-        None => vec![Finding(format!("{SCRIPT}: holds no command; end with `{command}`"))],
+    let mut lines = lines.filter(|(_, line)| !line.is_empty() && !line.starts_with('#'));
+    if lines.all(|(_, line)| line != command) {
+        return vec![Finding(format!("{SCRIPT}: holds no line `{command}`"))];
     }
+    let mut findings = Vec::new();
+    for (at, line) in lines {
+        let of_lab = line.strip_suffix(QUIETLY).unwrap_or(line);
+        if !line.starts_with(LAB) {
+            let what = format!("end with `{command}` and commands of the lab");
+            findings.push(Finding::at(file, at + 1, what));
+        } else if !readme.contains(&format!("`{of_lab}`")) {
+            let what = format!("{README} does not name `{of_lab}`; add it");
+            findings.push(Finding::at(file, at + 1, what));
+        }
+    }
+    findings
 }
 
 #[test]
@@ -82,14 +98,19 @@ fn a_missing_page_is_found() {
 }
 
 #[test]
-fn a_script_that_ends_otherwise_is_found() {
+fn a_script_that_does_otherwise_is_found() {
+    let found = |script_text: &str| {
+        let readme = "`tests/lab/run a --kernel 1`";
+        script(&Tree::sample(&[(SCRIPT, script_text), (README, readme)]))
+    };
     let good = format!("set -e\n{REQUIRED_ROWS} {TEST}\n\n# done\n");
-    let narrow = format!("{REQUIRED_ROWS} {TEST} -- --quiet\n");
-    let hidden = format!("{REQUIRED_ROWS} {TEST}\ntrue\n");
-    assert_tidy(&script(&Tree::sample(&[(SCRIPT, &good)])));
-    assert_found(&script(&Tree::sample(&[(SCRIPT, &narrow)])), &[".ci/run:1: end with"]);
-    assert_found(&script(&Tree::sample(&[(SCRIPT, &hidden)])), &[".ci/run:2: end with"]);
-    assert_found(&script(&Tree::sample(&[(SCRIPT, TEST)])), &[".ci/run:1: end with"]);
-    assert_found(&script(&Tree::sample(&[(SCRIPT, "# x\n")])), &["holds no command"]);
+    let with = |line: &str| format!("{good}{line}\n");
+    assert_tidy(&found(&good));
+    assert_tidy(&found(&with("tests/lab/run a --kernel 1 --quiet")));
+    assert_found(&found(&with("tests/lab/run b")), &[".ci/run:5: README.md does not name"]);
+    assert_found(&found(&with("true")), &[".ci/run:5: end with"]);
+    assert_found(&found(&format!("{REQUIRED_ROWS} {TEST} -- --quiet\n")), &["holds no line"]);
+    assert_found(&found(TEST), &["holds no line"]);
+    assert_found(&found("# x\n"), &["holds no line"]);
     assert_found(&script(&Tree::sample(&[])), &["does not exist"]);
 }
