@@ -104,7 +104,19 @@ pub(crate) const GROUPS: &[Group] = &[
             &device::SYNCOBJ,
             &device::FAILING_FENCE,
         ],
-        programs: &[],
+        programs: &[Program {
+            package: "conformance",
+            target: Target::Binary("conformance"),
+            arguments: &[
+                "--json",
+                "--case=vulkan/",
+                "--configuration=full",
+                "--configuration=epoll",
+                "--configuration=poll",
+            ],
+            takes_rest: true,
+            limit: Duration::from_secs(300),
+        }],
         memory_mib: 2048,
     },
 ];

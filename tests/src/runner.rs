@@ -192,6 +192,9 @@ fn stuck(handle: Option<Handle>) -> String {
 /// On the case's thread: runs it and looks at what it left.
 fn judged(case: &Case, configuration: &Configuration, slot: &Mutex<Option<Handle>>) -> Verdict {
     let failed = |reason| Verdict { outcome: Outcome::Failed, reason, notes: Vec::new() };
+    if case.name.starts_with("vulkan/") {
+        crate::vulkan::prepare();
+    }
     let before = descriptors();
     let name = format!("{}/{}", configuration.name, case.name);
     let options = configuration.options.clone().name(&name);

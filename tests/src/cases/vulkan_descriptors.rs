@@ -24,6 +24,7 @@ pub const CASES: &[Case] = &[
     Case { name: "vulkan/a_fence_is_exported", needs: &[], run: fence_exported },
     Case { name: "vulkan/a_sync_file_is_imported", needs: &[], run: imported },
     Case { name: "vulkan/opaque_descriptors_share_a_payload", needs: &[], run: opaque },
+    Case { name: "vulkan/opaque_descriptors_come_back", needs: &[], run: opaque_refused },
     Case { name: "vulkan/only_sync_files_are_imported", needs: &[], run: wrong_kinds },
     Case { name: "vulkan/a_failed_fence_is_not_imported", needs: &[], run: failed_import },
     Case { name: "vulkan/a_refused_import_comes_back", needs: &[], run: refused_import },
@@ -53,7 +54,7 @@ fn with_sync_fds() -> Result<&'static Gpu, Skip> {
     if gpu.semaphore_handles().contains(SEMAPHORE) && gpu.fence_handles().contains(FENCE) {
         return Ok(gpu);
     }
-    Err(lacking("vulkan-sync-fd", &format!("{} exports no SYNC_FD", gpu.name)))
+    Err(lacking(&["vulkan"], &format!("{} exports no SYNC_FD", gpu.name)))
 }
 
 /// A fence that is imported as any other signals when the work is done.
@@ -119,7 +120,7 @@ fn opaque(cx: &Cx<'_>) -> Result<(), Skip> {
         vk::ExternalSemaphoreHandleTypeFlags::OPAQUE_FD;
     let gpu = gpu()?;
     if !gpu.semaphore_handles().contains(OPAQUE) {
-        return Err(lacking("vulkan-opaque", &format!("{} exports no OPAQUE_FD", gpu.name)));
+        return Err(lacking(&["vulkan-opaque"], &format!("{} exports no OPAQUE_FD", gpu.name)));
     }
     let (one, other, done) = (gpu.binary(OPAQUE), gpu.binary(OPAQUE), gpu.fence(FENCE));
     let vulkan = gpu.vulkan();
@@ -131,6 +132,28 @@ fn opaque(cx: &Cx<'_>) -> Result<(), Skip> {
     Work::default().after(other.raw, 0).tells(done.raw).submit(gpu, None);
     // SAFETY: see the head of this file.
     cx.block_on(unsafe { vulkan.wait_for_fence(done.raw) }.expect("a thread")).expect("it came");
+    Ok(())
+}
+
+/// What a driver gives is ours, and what it refuses is the caller's.
+fn opaque_refused(_: &Cx<'_>) -> Result<(), Skip> {
+    let gpu = gpu()?;
+    let (semaphore, (faults, vulkan)) = (gpu.binary(Default::default()), Faults::new(gpu));
+    let (reader, writer) = nix::unistd::pipe().expect("two descriptors");
+    faults.answer(Answer::Number(reader.into_raw_fd()));
+    // SAFETY: see the head of this file; the driver is not asked.
+    let fd = unsafe { vulkan.export_opaque(of_semaphore(&semaphore)) }.expect("it is exported");
+    faults.answer(Answer::NoSuchHandle);
+    // SAFETY: as above.
+    let refused = unsafe { vulkan.import_opaque(fd, of_semaphore(&semaphore)) };
+    let refused = refused.expect_err("the driver does not take it");
+    assert_eq!(refused.error.kind(), FenceErrorKind::WrongKind);
+    nix::unistd::write(&writer, b"x").expect("it is open still");
+    drop(refused.fd);
+    faults.answer(Answer::NoDescriptors);
+    // SAFETY: as above.
+    let none = unsafe { vulkan.export_opaque(of_semaphore(&semaphore)) };
+    assert_eq!(none.expect_err("none is left").kind(), FenceErrorKind::Exhausted);
     Ok(())
 }
 

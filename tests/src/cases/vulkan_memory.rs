@@ -9,7 +9,7 @@
 #![allow(unsafe_code)]
 
 use super::net::read;
-use crate::vulkan::{Filled, Gpu, Work, gpu, lacking};
+use crate::vulkan::{Filled, Gpu, TIMELINE, Work, gpu, lacking};
 use crate::{Case, Cx, Skip};
 use dataplane::Socket;
 use dataplane::fence::ash::vk;
@@ -41,7 +41,7 @@ fn importing() -> Result<&'static Gpu, Skip> {
         true => Ok(gpu),
         false => {
             let reason = format!("{} imports no host memory", gpu.name);
-            Err(lacking("vulkan-timeline", &reason))
+            Err(lacking(&[TIMELINE], &reason))
         }
     }
 }
@@ -91,7 +91,7 @@ fn gated_slab(cx: &Cx<'_>) -> Result<(), Skip> {
     let gpu = importing()?;
     let handles = vk::ExternalSemaphoreHandleTypeFlags::SYNC_FD;
     if !gpu.semaphore_handles().contains(handles) {
-        return Err(lacking("vulkan-sync-fd", &format!("{} exports no SYNC_FD", gpu.name)));
+        return Err(lacking(&["vulkan"], &format!("{} exports no SYNC_FD", gpu.name)));
     }
     let slab = cx.slab(1, SLOT);
     let memory = import(gpu, slab.region());
@@ -129,7 +129,7 @@ fn dma_buf(cx: &Cx<'_>) -> Result<(), Skip> {
     let sync_fds = gpu.semaphore_handles().contains(vk::ExternalSemaphoreHandleTypeFlags::SYNC_FD);
     if !gpu.exports_memory(handle.raw()) || !sync_fds {
         let reason = format!("{} exports no dma-bufs (lavapipe does with /dev/udmabuf)", gpu.name);
-        return Err(lacking("vulkan-dma-buf", &reason));
+        return Err(lacking(&["vulkan", "udmabuf"], &reason));
     }
     let frame = Filled::exportable(gpu, SLOT as u64, handle.raw());
     // SAFETY: it was allocated for that.
@@ -152,7 +152,7 @@ fn opaque(cx: &Cx<'_>) -> Result<(), Skip> {
     let handle = VulkanHandle::Opaque;
     if !gpu.exports_memory(handle.raw()) {
         let reason = format!("{} exports no opaque memory", gpu.name);
-        return Err(lacking("vulkan-opaque", &reason));
+        return Err(lacking(&["vulkan"], &reason));
     }
     let (frame, fence) = (
         Filled::exportable(gpu, SLOT as u64, handle.raw()),

@@ -3,7 +3,8 @@
 //! One for the process, made when the first case wants it and never destroyed, so every promise
 //! about what outlives what is kept. It takes the first device there is. `REQUIRE_DEVICES` says
 //! what must be there: `vulkan-timeline` a driver with timelines that imports host memory, `vulkan`
-//! one with every path of the cases. Without such a demand a case is skipped, and says why.
+//! one with SYNC_FDs as well, and beside `udmabuf` one that exports dma-bufs. Without such a demand
+//! a case is skipped, and says why.
 //!
 //! # Unsafe
 //!
@@ -53,24 +54,41 @@ pub struct Gpu {
 ///
 /// Where there is none although one is required.
 pub fn gpu() -> Result<&'static Gpu, Skip> {
-    static GPU: OnceLock<Result<Gpu, String>> = OnceLock::new();
-    match GPU.get_or_init(Gpu::new) {
+    match the_one() {
         Ok(gpu) => Ok(gpu),
-        Err(reason) => Err(lacking("vulkan-timeline", reason)),
+        Err(reason) => Err(lacking(&[TIMELINE], reason)),
     }
 }
 
-/// The skip of what is missing; a failure where `REQUIRE_DEVICES` has the name, or `vulkan`.
+/// Makes the device, if there is one: what its driver opens then stays open and is no case's.
+pub fn prepare() {
+    // Without one the cases say so.
+    let _ = the_one();
+}
+
+fn the_one() -> &'static Result<Gpu, String> {
+    static GPU: OnceLock<Result<Gpu, String>> = OnceLock::new();
+    GPU.get_or_init(Gpu::new)
+}
+
+/// The skip of what is missing; a failure where `REQUIRE_DEVICES` has every one of these names.
 ///
 /// # Panics
 ///
 /// Where it is required.
-pub fn lacking(name: &str, reason: &str) -> Skip {
+pub fn lacking(names: &[&str], reason: &str) -> Skip {
     let required = std::env::var("REQUIRE_DEVICES").unwrap_or_default();
-    let is_required = required.split(',').any(|one| one == name || one == "vulkan");
-    assert!(!is_required, "{name} is required, and {reason}");
+    let is_required =
+        |name: &&str| required.split(',').any(|one| one == *name || (one, *name) == FULL);
+    assert!(!names.iter().all(is_required), "{} is required, and {reason}", names.join(" and "));
     Skip(reason.to_owned())
 }
+
+/// A driver with everything has timelines too.
+const FULL: (&str, &str) = ("vulkan", TIMELINE);
+
+/// A driver with timelines that imports host memory.
+pub const TIMELINE: &str = "vulkan-timeline";
 
 impl Gpu {
     fn new() -> Result<Gpu, String> {

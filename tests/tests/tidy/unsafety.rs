@@ -113,6 +113,7 @@ const MODULES: &[(&str, &str)] = &[
     ("tests/tests/process/child/system_calls.rs", "a test that counts system calls by ptrace"),
     ("tests/tests/process/handoff.rs", "a test with a signal handler of its own"),
     ("tests/tests/process/passing.rs", "the promise that comes with a passed slab"),
+    ("tools/src/fence/vulkan.rs", "a program of Vulkan's"),
     (
         "tools/tests/doctor.rs",
         "a test with system calls between fork and exec, and a pseudo-terminal",

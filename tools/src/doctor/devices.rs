@@ -1,5 +1,5 @@
 //! Devices and libraries: what sysfs, /dev and the library folders list. Plain facts; nothing is
-//! opened. Of it this version uses graphics drivers, for their fences.
+//! opened. Of it this version uses graphics drivers and Vulkan, for their fences.
 
 use super::report::Check;
 use std::fs;
@@ -90,10 +90,12 @@ fn vulkan() -> Check {
     let found = folders().into_iter().map(|folder| folder.join(VULKAN)).chain(listed());
     match found.into_iter().find(|path| path.exists()) {
         Some(path) => {
-            Check::ok(NAME, proof).found(format!("present at {}; {UNUSED}", path.display()))
+            Check::ok(NAME, proof).found(format!("present at {}; {FENCES}", path.display()))
         }
-        None => Check::missing(NAME, "not found", proof)
-            .remedy("none needed; the distribution calls the package libvulkan1 or vulkan-loader"),
+        None => Check::missing(NAME, "not found", proof).remedy(
+            "for fences of Vulkan devices install it (the package is called libvulkan1 or \
+             vulkan-loader) and a driver (mesa-vulkan-drivers, or the maker's)",
+        ),
     }
 }
 

@@ -2,6 +2,7 @@
 
 mod self_test;
 mod time;
+mod vulkan;
 
 use crate::failure::{Doing, Exit, Failure, Result};
 use clap::Subcommand;

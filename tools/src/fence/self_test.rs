@@ -2,7 +2,8 @@
 //!
 //! What needs no device runs on every backend there is: events imported into semaphores, semaphores
 //! exported, gates before sends. What needs one (sync_files, syncobjs) runs on the first render
-//! node that has syncobjs, or says that there is none.
+//! node that has syncobjs, or says that there is none; what needs Vulkan on every device that its
+//! loader finds.
 
 use super::{as_json, print};
 use crate::doctor::exchange::tcp_pair;
@@ -17,11 +18,11 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 /// Longest that a line may take.
-const PATIENCE: Duration = Duration::from_secs(5);
+pub(super) const PATIENCE: Duration = Duration::from_secs(5);
 /// Long enough that what should not happen would have happened.
 const MOMENT: Duration = Duration::from_millis(20);
 
-type Proven = std::result::Result<String, String>;
+pub(super) type Proven = std::result::Result<String, String>;
 
 /// A bridge: its name, what is tried, and the trial.
 type Line = (&'static str, &'static str, fn(&Proactor) -> Proven);
@@ -39,6 +40,7 @@ pub fn run(json: bool) -> Result<()> {
     }
     checks.push(check("refusals", "offered a directory, a file, a closed number", refusals));
     checks.extend(on_a_device());
+    checks.extend(super::vulkan::checks());
     let failed = checks.iter().filter(|check| check.state == report::State::Failed).count();
     let report = Report { checks };
     print(&match json {
@@ -51,7 +53,7 @@ pub fn run(json: bool) -> Result<()> {
     }
 }
 
-fn check(name: &str, doing: &str, test: impl FnOnce() -> Proven) -> Check {
+pub(super) fn check(name: &str, doing: &str, test: impl FnOnce() -> Proven) -> Check {
     match test() {
         Ok(proof) => Check::ok(name, proof),
         Err(reason) => Check::failed(name, reason, doing).remedy("report this"),
@@ -78,7 +80,7 @@ fn on(backend: Backend) -> Vec<Check> {
     lines.map(|(what, doing, test)| check(&name(what), doing, || test(&io))).into()
 }
 
-fn text(error: impl std::fmt::Display) -> String {
+pub(super) fn text(error: impl std::fmt::Display) -> String {
     error.to_string()
 }
 
@@ -89,7 +91,10 @@ fn event() -> std::result::Result<(Event, Fence), String> {
 }
 
 /// Polls until the semaphore has moved, and says how it stands.
-fn settled(io: &Proactor, semaphore: &Semaphore) -> std::result::Result<Option<i32>, String> {
+pub(super) fn settled(
+    io: &Proactor,
+    semaphore: &Semaphore,
+) -> std::result::Result<Option<i32>, String> {
     let end = Instant::now() + PATIENCE;
     loop {
         match semaphore.value() {
