@@ -67,7 +67,8 @@ pub enum CopyReason {
     KernelCopied,
     /// The backend or kernel has no zero-copy send.
     Unsupported,
-    /// Asked for, and the kernel could not pin the memory (RLIMIT_MEMLOCK, optmem_max).
+    /// Asked for, and the kernel could not pin the memory (RLIMIT_MEMLOCK, optmem_max), or it is a
+    /// device's.
     NotPinned,
     /// A socket receive copies from the kernel's packet buffers.
     SocketReceive,
@@ -83,7 +84,8 @@ impl fmt::Display for CopyReason {
             CopyReason::KernelCopied => "the kernel reported a copy (loopback always copies)",
             CopyReason::Unsupported => "this backend has no zero-copy send",
             CopyReason::NotPinned => {
-                "the kernel could not pin the memory; register it, or raise RLIMIT_MEMLOCK"
+                "the kernel could not pin the memory; register it, or raise RLIMIT_MEMLOCK (that of a \
+                 device cannot be pinned)"
             }
             CopyReason::SocketReceive => "a socket receive copies out of packet buffers",
             CopyReason::PageCache => "through the page cache; O_DIRECT avoids it",

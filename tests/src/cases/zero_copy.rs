@@ -2,15 +2,22 @@
 //!
 //! Which path was taken differs between configurations, so nothing here notes it; that the report
 //! fits the policy, the capability and the counters is what is shown.
+//!
+//! # Unsafe
+//!
+//! One case sends from a page that the kernel maps into every process and never takes away.
+
+#![allow(unsafe_code)]
 
 use super::net::{MUCH, idle_turns, read, settled, span, why, write};
 use crate::{Case, Cx, Skip};
-use dataplane::regions::{Slab, SpanList};
+use dataplane::regions::{Access, Region, Slab, SpanList};
 use dataplane::{Capability, CopyReason, ErrorKind, Mechanism, Path, Socket, ZeroCopy};
 use futures_util::future::join_all;
 use futures_util::join;
 use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream};
+use std::ptr::NonNull;
 
 const ZERO_COPY: &[Capability] = &[Capability::ZeroCopySend];
 
@@ -37,6 +44,7 @@ pub const CASES: &[Case] = &[
     Case { name: "zero_copy/over_unix", needs: &[], run: over_unix },
     Case { name: "zero_copy/cut_off_in_a_chain", needs: &[], run: cut_off },
     Case { name: "zero_copy/called_back_in_a_chain", needs: &[], run: called_back },
+    Case { name: "zero_copy/memory_that_cannot_be_pinned", needs: &[], run: unpinnable },
 ];
 
 fn supported(cx: &Cx<'_>) -> bool {
@@ -481,6 +489,50 @@ fn called_back(cx: &Cx<'_>) -> Result<(), Skip> {
         if cx.options.faults.is_none() {
             assert_eq!(notified(cx) - before, if supported(cx) { 2 } else { 0 });
         }
+    }
+    Ok(())
+}
+
+/// The page of the kernel's clocks, which belongs to no memory that could be pinned: as that of a
+/// device, a dma-buf for example.
+fn clocks() -> Result<Region, Skip> {
+    let maps = std::fs::read_to_string("/proc/self/maps").expect("proc");
+    let line = maps.lines().find(|line| line.ends_with("[vvar]"));
+    let start = line.and_then(|line| usize::from_str_radix(line.split('-').next()?, 16).ok());
+    let start = start.and_then(|start| NonNull::new(start as *mut u8));
+    let start = start.ok_or_else(|| Skip("the kernel maps no page of its own here".to_owned()))?;
+    // SAFETY: mapped for as long as the process runs, and read by the kernel alone here.
+    let region = unsafe { Region::foreign(start, 4096, Access::READ, || ()) };
+    Ok(region.expect("a page"))
+}
+
+/// It is copied, and the report says why; where a copy is forbidden, nothing is sent.
+fn unpinnable(cx: &Cx<'_>) -> Result<(), Skip> {
+    let page = clocks()?;
+    let (client, server) = pair(cx, ZeroCopy::Always);
+    let slab = cx.slab(1, 1 << 16);
+    for turn in 0..3 {
+        let sending = match turn {
+            0 => client.send(page.span(..).expect("all of it")).into_future(),
+            _ => client.send_all(page.span(..).expect("all of it")).into_future(),
+        };
+        let (sent, got) = cx.block_on(async { join!(sending, read(&server, &slab, 4096)) });
+        let path = sent.expect("it is copied").path;
+        assert_eq!(got.len(), 4096);
+        let reason = if supported(cx) { CopyReason::NotPinned } else { CopyReason::Unsupported };
+        assert_eq!((path.mechanism, path.copied), (Mechanism::Send, Some(reason)));
+    }
+    let list =
+        SpanList::from_iter([page.span(..64).expect("some"), page.span(64..).expect("more")]);
+    let sending = client.send_vectored(list).into_future();
+    let (sent, got) = cx.block_on(async { join!(sending, read(&server, &slab, 4096)) });
+    assert!(!sent.expect("it is copied").path.is_zero_copy());
+    assert_eq!(got.len(), 4096);
+    if supported(cx) {
+        client.zero_copy(ZeroCopy::Require).expect("a policy");
+        let refused = cx.block_on(client.send(page.span(..).expect("all of it")));
+        assert_eq!(refused.err().expect("no copy is allowed").error.errno(), Some(libc::EFAULT));
+        assert_eq!(cx.io.stats().zero_copy_sent, 0, "a failure is no success");
     }
     Ok(())
 }

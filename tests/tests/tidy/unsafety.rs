@@ -103,6 +103,7 @@ const MODULES: &[(&str, &str)] = &[
     ("tests/src/cases/vulkan.rs", "promises about fences and timelines of Vulkan's"),
     ("tests/src/cases/vulkan_descriptors.rs", "promises about what is exported and imported"),
     ("tests/src/cases/vulkan_memory.rs", "promises about memory that a device writes"),
+    ("tests/src/cases/zero_copy.rs", "a page of the kernel's as memory"),
     ("tests/src/soak/actions/pass.rs", "the promise that comes with a passed slab"),
     ("tests/src/stand_in.rs", "a forked server that makes system calls only"),
     ("tests/src/vulkan/faults.rs", "functions in the place of a driver's"),

@@ -5,6 +5,7 @@
 //! socket's send queue moves on with the result. Which of the two forms runs is the socket's
 //! policy, decided when the entry is written; the completion says what happened.
 
+use crate::backend::MORE;
 use crate::backend::uring::sqe;
 use crate::capability::Capability;
 use crate::engine::Outcome;
@@ -66,11 +67,11 @@ struct Progress {
     all: bool,
     more: bool,
     require: bool,
-    /// The kernel had no memory to pin: the rest goes out copied.
+    /// The kernel could not pin the memory: the rest goes out copied.
     unpinnable: bool,
     /// The kernel has it, or had it last, as a zero-copy send.
     notifies: bool,
-    /// The next notification is of a send that never began.
+    /// The next notification is of a send that never began, or that failed.
     cut_off: bool,
     path: Path,
 }
@@ -105,9 +106,10 @@ impl Progress {
         decision.copied.or(self.unpinnable.then_some(CopyReason::NotPinned))
     }
 
-    /// Whether a zero-copy send failed for lack of memory to pin, where a copy will do.
+    /// Whether a zero-copy send failed because the memory could not be pinned, where a copy will
+    /// do: for want of memory, or since it is a driver's (a mapped dma-buf, say).
     fn copies_instead(&self, result: i32) -> bool {
-        let refused = result == -libc::ENOMEM || result == -libc::ENOBUFS;
+        let refused = [libc::ENOMEM, libc::ENOBUFS, libc::EFAULT].contains(&-result);
         let asked = matches!(
             self.path.mechanism,
             Mechanism::SendZeroCopy
@@ -118,7 +120,9 @@ impl Progress {
         refused && asked && !self.require && !self.unpinnable
     }
 
-    fn advance(&mut self, result: i32, total: usize) -> Advance {
+    fn advance(&mut self, result: i32, flags: u32, total: usize) -> Advance {
+        // A notification may follow a failure, and says nothing of what goes out instead.
+        self.cut_off |= result < 0 && flags & MORE != 0;
         if self.copies_instead(result) {
             self.unpinnable = true;
             return Advance::Again;
@@ -284,9 +288,9 @@ impl Forms for Send {
         )
     }
 
-    fn advance(&mut self, result: i32, _: u32) -> Advance {
+    fn advance(&mut self, result: i32, flags: u32) -> Advance {
         let total = self.span.len();
-        self.progress.advance(result, total)
+        self.progress.advance(result, flags, total)
     }
 
     fn cut_off(&mut self) -> bool {
@@ -423,9 +427,9 @@ impl Forms for SendVectored {
         )
     }
 
-    fn advance(&mut self, result: i32, _: u32) -> Advance {
+    fn advance(&mut self, result: i32, flags: u32) -> Advance {
         let total = self.spans.total_bytes();
-        self.progress.advance(result, total)
+        self.progress.advance(result, flags, total)
     }
 
     fn cut_off(&mut self) -> bool {
