@@ -62,8 +62,8 @@ mod vulkan;
 #[cfg(not(loom))]
 pub use ash;
 pub use device::{
-    DrmDevice, Exported, Fence, FenceError, FenceErrorKind, FenceInfo, FenceStatus, Point, Refused,
-    SyncFile, SyncFileInfo, Syncobj, has_readiness,
+    DrmDevice, ExpiringFence, Exported, Fence, FenceEnd, FenceError, FenceErrorKind, FenceInfo,
+    FenceStatus, Point, Refused, SyncFile, SyncFileInfo, Syncobj, VgemDevice, has_readiness,
 };
 pub use error::{Failed, Failure, SignalError, WaitError, WaitManyError};
 pub use frontier::{

@@ -3,7 +3,8 @@
 #![cfg(not(loom))]
 
 use fence::{
-    DrmDevice, Exported, Failure, Fence, FenceErrorKind, FenceStatus, Semaphore, SyncFile,
+    DrmDevice, Exported, Failure, Fence, FenceEnd, FenceErrorKind, FenceStatus, Semaphore,
+    SyncFile, VgemDevice,
 };
 use std::fs::File;
 use std::io::Read;
@@ -83,6 +84,35 @@ fn many_exports_of_one_value() {
         std::thread::yield_now();
     }
     signaller.join().expect("no panic").expect("above");
+}
+
+#[test]
+fn a_device_that_is_not_vgem_comes_back() {
+    let file = OwnedFd::from(File::open("/dev/null").expect("it is there"));
+    let number = file.as_raw_fd();
+    let refused = VgemDevice::from_fd(file).expect_err("it is none");
+    assert_eq!(refused.error.kind(), FenceErrorKind::WrongKind);
+    assert_eq!(refused.fd.as_raw_fd(), number);
+    assert!(refused.to_string().contains("modprobe vgem"), "{refused}");
+    let missing = VgemDevice::open("/dev/dri/none").expect_err("it is not there");
+    assert_eq!(missing.errno(), Some(2));
+}
+
+/// The lab shows the same, and what takes ten seconds.
+#[test]
+fn an_expiring_export_pends_until_the_value_is_reached() {
+    let Some(device) = VgemDevice::find() else {
+        eprintln!("skipped: no device of vgem; `modprobe vgem`");
+        return;
+    };
+    let drawn = Semaphore::new(0);
+    let fences = [1, 2].map(|value| drawn.export_expiring(value, &device).expect("a fence"));
+    drawn.signal(1).expect("above");
+    assert_eq!(fences[0].end(), Ok(Some(FenceEnd::Reached)));
+    assert_eq!(fences[0].sync_file().status(), Ok(FenceStatus::Signalled));
+    assert_eq!(fences[1].end(), Ok(None));
+    drop(drawn);
+    assert_eq!(fences[1].end(), Ok(Some(FenceEnd::Failed)), "nobody is left to signal it");
 }
 
 #[test]

@@ -3,7 +3,9 @@
 //! A driver waits only for fences of the kernel, and user space cannot make one that is pending: a
 //! sync_file is made here where the semaphore has reached the value already and a device is at hand
 //! (a syncobj made signalled has such a fence). Otherwise it is an eventfd, which says so by its
-//! type: nobody hands it to a driver by mistake, and whoever waits in user space can use it.
+//! type: nobody hands it to a driver by mistake, and whoever waits in user space can use it. One
+//! driver makes fences that pend for ten seconds at most; [`Semaphore::export_expiring`] is for
+//! those who can live with that, and is never taken in place of an eventfd.
 //!
 //! The eventfd is written when the value is reached *and* when the semaphore fails: a waiter
 //! that would hang is worse off than one that looks at the semaphore again. What writes it has a

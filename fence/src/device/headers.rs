@@ -1,8 +1,10 @@
 //! `uapi.rs` beside the kernel's own headers: numbers of requests, sizes, places of fields.
 //!
 //! A C compiler reads the headers, so this says what it left out where there is none of either. The
-//! headers of DRM come with libdrm's development files; a kernel may have longer structures than
-//! ours, never shorter ones.
+//! headers of DRM come with the kernel's (`drm/`) or with libdrm's development files (`libdrm/`);
+//! Debian has vgem's in neither, only among the headers for modules (`linux-headers-*-common`,
+//! below `include/uapi/drm`): put a copy of that one file into a folder and name it by `CPATH`. A
+//! kernel may have longer structures than ours, never shorter ones.
 
 use super::uapi::*;
 use std::io::Write;
@@ -32,7 +34,7 @@ fn in_c(header: &str, expressions: &[&str]) -> Option<Vec<u64>> {
     let program =
         std::env::temp_dir().join(format!("uapi-{}-{}", std::process::id(), header.len()));
     let compiler = Command::new("cc")
-        .args(["-x", "c", "-w", "-I/usr/include/libdrm", "-", "-o"])
+        .args(["-x", "c", "-w", "-I/usr/include/libdrm", "-I/usr/include/drm", "-", "-o"])
         .arg(&program)
         .stdin(Stdio::piped())
         .stderr(Stdio::piped())
@@ -97,9 +99,20 @@ fn sync_files_as_the_header_has_them() {
 }
 
 #[test]
-fn syncobjs_as_the_header_has_them() {
+fn devices_and_syncobjs_as_the_header_has_them() {
     let of = |number, bytes| request(3, b'd', number, bytes);
     let rows: &[Row] = &[
+        ("DRM_IOCTL_VERSION", of(0x00, size_of::<DrmVersion>())),
+        ("offsetof(struct drm_version, name)", offset_of!(DrmVersion, name) as u64),
+        ("DRM_IOCTL_PRIME_HANDLE_TO_FD", of(0x2d, size_of::<PrimeHandle>())),
+        ("sizeof(struct drm_prime_handle)", size_of::<PrimeHandle>() as u64),
+        ("offsetof(struct drm_prime_handle, fd)", offset_of!(PrimeHandle, fd) as u64),
+        ("DRM_IOCTL_MODE_CREATE_DUMB", of(0xb2, size_of::<DumbCreate>())),
+        ("sizeof(struct drm_mode_create_dumb)", size_of::<DumbCreate>() as u64),
+        ("offsetof(struct drm_mode_create_dumb, bpp)", offset_of!(DumbCreate, bpp) as u64),
+        ("offsetof(struct drm_mode_create_dumb, handle)", offset_of!(DumbCreate, handle) as u64),
+        ("DRM_IOCTL_MODE_DESTROY_DUMB", of(0xb4, size_of::<DumbDestroy>())),
+        ("sizeof(struct drm_mode_destroy_dumb)", size_of::<DumbDestroy>() as u64),
         ("DRM_IOCTL_GET_CAP", of(0x0c, size_of::<DrmGetCap>())),
         ("DRM_IOCTL_SYNCOBJ_CREATE", of(0xbf, size_of::<SyncobjCreate>())),
         ("DRM_IOCTL_SYNCOBJ_DESTROY", of(0xc0, size_of::<SyncobjDestroy>())),
@@ -137,4 +150,30 @@ fn syncobjs_as_the_header_has_them() {
         ),
     ];
     agree("drm.h", rows);
+}
+
+#[test]
+fn dma_bufs_as_the_header_has_them() {
+    let rows: &[Row] = &[
+        ("DMA_BUF_IOCTL_EXPORT_SYNC_FILE", request(3, b'b', 2, size_of::<DmaBufExport>())),
+        ("DMA_BUF_SYNC_READ", DMA_BUF_READ.into()),
+        ("offsetof(struct dma_buf_export_sync_file, fd)", offset_of!(DmaBufExport, fd) as u64),
+    ];
+    agree("linux/dma-buf.h", rows);
+}
+
+#[test]
+fn vgem_as_the_header_has_it() {
+    let rows: &[Row] = &[
+        ("DRM_IOCTL_VGEM_FENCE_ATTACH", request(3, b'd', 0x41, size_of::<VgemAttach>())),
+        ("DRM_IOCTL_VGEM_FENCE_SIGNAL", request(1, b'd', 0x42, size_of::<VgemSignal>())),
+        ("sizeof(struct drm_vgem_fence_attach)", size_of::<VgemAttach>() as u64),
+        ("sizeof(struct drm_vgem_fence_signal)", size_of::<VgemSignal>() as u64),
+        ("VGEM_FENCE_WRITE", VGEM_WRITE.into()),
+        (
+            "offsetof(struct drm_vgem_fence_attach, out_fence)",
+            offset_of!(VgemAttach, out_fence) as u64,
+        ),
+    ];
+    agree("vgem_drm.h", rows);
 }

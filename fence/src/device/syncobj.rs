@@ -9,6 +9,7 @@
 //! [`Point`] keeps its object until it has the point's own fence, and waits for that.
 
 use super::error::{FenceError, FenceErrorKind, Refused};
+use super::node;
 use super::sync_file::{FenceStatus, SyncFile};
 use super::uapi;
 use nix::errno::Errno;
@@ -20,9 +21,6 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::Path;
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
-
-/// Where render nodes are, and how their names begin.
-const NODES: (&str, &str) = ("/dev/dri", "renderD");
 
 /// A DRM device with syncobjs, by its render node. `Send + Sync`; a clone is the same open file.
 #[derive(Clone)]
@@ -38,14 +36,8 @@ impl DrmDevice {
     ///
     /// Refused when it cannot be opened, Unsupported when it has no syncobjs.
     pub fn open(path: impl AsRef<Path>) -> Result<DrmDevice, FenceError> {
-        let path = path.as_ref();
-        let file = std::fs::OpenOptions::new().read(true).write(true).open(path);
-        let file = file.map_err(|error| {
-            let message = format!("cannot open {}: {error}", path.display());
-            let error_code = error.raw_os_error().unwrap_or_default();
-            FenceError::new("drm device", FenceErrorKind::Refused, message).with_errno(error_code)
-        })?;
-        DrmDevice::from_fd(file.into()).map_err(|refused| refused.error)
+        let fd = node::open(path.as_ref())?;
+        DrmDevice::from_fd(fd).map_err(|refused| refused.error)
     }
 
     /// Takes over an open device.
@@ -68,14 +60,7 @@ impl DrmDevice {
     /// The first render node of this machine that has syncobjs. None: there is none, or none that
     /// this process may open.
     pub fn find() -> Option<DrmDevice> {
-        let entries = std::fs::read_dir(NODES.0).ok()?;
-        let mut nodes: Vec<_> = entries
-            .flatten()
-            .filter(|entry| entry.file_name().to_string_lossy().starts_with(NODES.1))
-            .map(|entry| entry.path())
-            .collect();
-        nodes.sort();
-        nodes.iter().find_map(|node| DrmDevice::open(node).ok())
+        node::all("renderD").iter().find_map(|path| DrmDevice::open(path).ok())
     }
 
     /// Whether its syncobjs have points.

@@ -1,9 +1,9 @@
 //! The kernel's side of fences: ioctl numbers and structures, and the calls that use them.
 //!
-//! Written from the user-space headers of the kernel (`linux/sync_file.h`, `drm/drm.h`), which
-//! `fence/tests/headers.rs` compares with this file wherever they are installed. The kernel accepts
-//! a structure that is shorter or longer than its own as long as what one side does not know is
-//! zero, so these are in their oldest form.
+//! Written from the user-space headers of the kernel (`linux/sync_file.h`, `linux/dma-buf.h`,
+//! `drm/drm.h`, `drm/drm_mode.h`, `drm/vgem_drm.h`), which `headers.rs` compares with this file
+//! wherever they are installed. DRM accepts a structure that is shorter or longer than its own as
+//! long as what one side does not know is zero, so these are in their oldest form.
 //!
 //! # Unsafe
 //!
@@ -150,6 +150,71 @@ pub(crate) struct SyncobjEventfd {
     pub(crate) pad: u32,
 }
 
+/// `struct drm_version`. Only the name is asked for.
+#[repr(C)]
+#[derive(Default)]
+pub(crate) struct DrmVersion {
+    pub(crate) numbers: [c_int; 3],
+    pub(crate) name_len: usize,
+    pub(crate) name: usize,
+    pub(crate) date_and_desc: [usize; 4],
+}
+
+/// `struct drm_mode_create_dumb`.
+#[repr(C)]
+#[derive(Default)]
+pub(crate) struct DumbCreate {
+    pub(crate) height: u32,
+    pub(crate) width: u32,
+    pub(crate) bpp: u32,
+    pub(crate) flags: u32,
+    pub(crate) handle: u32,
+    pub(crate) pitch: u32,
+    pub(crate) size: u64,
+}
+
+/// `struct drm_mode_destroy_dumb`.
+#[repr(C)]
+#[derive(Default)]
+pub(crate) struct DumbDestroy {
+    pub(crate) handle: u32,
+}
+
+/// `struct drm_prime_handle`.
+#[repr(C)]
+#[derive(Default)]
+pub(crate) struct PrimeHandle {
+    pub(crate) handle: u32,
+    pub(crate) flags: u32,
+    pub(crate) fd: i32,
+}
+
+/// `struct drm_vgem_fence_attach`.
+#[repr(C)]
+#[derive(Default)]
+pub(crate) struct VgemAttach {
+    pub(crate) handle: u32,
+    pub(crate) flags: u32,
+    pub(crate) out_fence: u32,
+    pub(crate) pad: u32,
+}
+
+/// `struct drm_vgem_fence_signal`.
+#[repr(C)]
+#[derive(Default)]
+pub(crate) struct VgemSignal {
+    pub(crate) fence: u32,
+    pub(crate) flags: u32,
+}
+
+/// `struct dma_buf_export_sync_file`.
+#[repr(C)]
+#[derive(Default)]
+pub(crate) struct DmaBufExport {
+    pub(crate) flags: u32,
+    pub(crate) fd: i32,
+}
+
 pub(crate) const CAP_SYNCOBJ: u64 = 0x13;
 pub(crate) const CAP_SYNCOBJ_TIMELINE: u64 = 0x14;
 /// As a flag of creation.
@@ -158,6 +223,10 @@ pub(crate) const CREATE_SIGNALED: u32 = 1 << 0;
 pub(crate) const AS_SYNC_FILE: u32 = 1 << 0;
 pub(crate) const WAIT_FOR_SUBMIT: u32 = 1 << 1;
 pub(crate) const WAIT_AVAILABLE: u32 = 1 << 2;
+/// Of a fence that is attached: the buffer is being written, so that readers wait as well.
+pub(crate) const VGEM_WRITE: u32 = 1 << 0;
+/// Of the fences of a dma-buf: those that a reader waits for.
+pub(crate) const DMA_BUF_READ: u32 = 1 << 0;
 
 mod request {
     //! The requests, each an `unsafe fn` over a descriptor and a structure.
@@ -182,6 +251,13 @@ mod request {
     ioctl_readwrite!(syncobj_transfer, b'd', 0xcc, SyncobjTransfer);
     ioctl_readwrite!(syncobj_timeline_signal, b'd', 0xcd, SyncobjTimelineArray);
     ioctl_readwrite!(syncobj_eventfd, b'd', 0xcf, SyncobjEventfd);
+    ioctl_readwrite!(version, b'd', 0x00, DrmVersion);
+    ioctl_readwrite!(prime_handle_to_fd, b'd', 0x2d, PrimeHandle);
+    ioctl_readwrite!(vgem_attach, b'd', 0x41, VgemAttach);
+    ioctl_write_ptr!(vgem_signal, b'd', 0x42, VgemSignal);
+    ioctl_readwrite!(dumb_create, b'd', 0xb2, DumbCreate);
+    ioctl_readwrite!(dumb_destroy, b'd', 0xb4, DumbDestroy);
+    ioctl_readwrite!(dma_buf_export, b'b', 2, DmaBufExport);
 }
 
 /// One request, made again after a signal and where the kernel asks for it, as drmIoctl(3) does.
@@ -437,4 +513,54 @@ pub(crate) fn syncobj_eventfd(
     let fd = event.as_fd().as_raw_fd();
     let mut data = SyncobjEventfd { handle, flags, point, fd, pad: 0 };
     ask(device, &mut data, request::syncobj_eventfd)
+}
+
+/// DRM_IOCTL_VERSION: whether the device's driver has this name.
+pub(crate) fn is_driver(device: BorrowedFd<'_>, name: &[u8]) -> Result<bool, Errno> {
+    let mut bytes = [0_u8; NAME_BYTES];
+    let address = bytes.as_mut_ptr() as usize;
+    let mut version = DrmVersion { name_len: NAME_BYTES, name: address, ..Default::default() };
+    ask(device, &mut version, request::version)?;
+    Ok(bytes.get(..version.name_len) == Some(name))
+}
+
+/// DRM_IOCTL_MODE_CREATE_DUMB: the smallest buffer there is, whose pages nobody touches.
+pub(crate) fn dumb_create(device: BorrowedFd<'_>) -> Result<u32, Errno> {
+    let mut create = DumbCreate { height: 1, width: 1, bpp: 32, ..Default::default() };
+    ask(device, &mut create, request::dumb_create)?;
+    Ok(create.handle)
+}
+
+/// DRM_IOCTL_MODE_DESTROY_DUMB.
+pub(crate) fn dumb_destroy(device: BorrowedFd<'_>, handle: u32) -> Result<(), Errno> {
+    ask(device, &mut DumbDestroy { handle }, request::dumb_destroy)
+}
+
+/// DRM_IOCTL_PRIME_HANDLE_TO_FD: a buffer as a dma-buf.
+pub(crate) fn prime_export(device: BorrowedFd<'_>, handle: u32) -> Result<OwnedFd, Errno> {
+    let flags = nix::libc::O_CLOEXEC as u32;
+    let mut data = PrimeHandle { handle, flags, fd: -1 };
+    ask(device, &mut data, request::prime_handle_to_fd)?;
+    Ok(made(data.fd))
+}
+
+/// DRM_IOCTL_VGEM_FENCE_ATTACH: a fence that the buffer's users wait for; its number.
+pub(crate) fn vgem_attach(device: BorrowedFd<'_>, handle: u32) -> Result<u32, Errno> {
+    let mut attach = VgemAttach { handle, flags: VGEM_WRITE, ..Default::default() };
+    ask(device, &mut attach, request::vgem_attach)?;
+    Ok(attach.out_fence)
+}
+
+/// DRM_IOCTL_VGEM_FENCE_SIGNAL. ETIMEDOUT: it had signalled by itself.
+pub(crate) fn vgem_signal(device: BorrowedFd<'_>, fence: u32) -> Result<(), Errno> {
+    let data = VgemSignal { fence, flags: 0 };
+    // SAFETY: the structure of this request, on the stack.
+    unsafe { request::vgem_signal(device.as_raw_fd(), &data) }.map(drop)
+}
+
+/// DMA_BUF_IOCTL_EXPORT_SYNC_FILE: what a reader of the buffer waits for at this moment.
+pub(crate) fn dma_buf_export(dma_buf: BorrowedFd<'_>) -> Result<OwnedFd, Errno> {
+    let mut data = DmaBufExport { flags: DMA_BUF_READ, fd: -1 };
+    ask(dma_buf, &mut data, request::dma_buf_export)?;
+    Ok(made(data.fd))
 }

@@ -2,14 +2,14 @@
 //!
 //! What needs no device runs on every backend there is: events imported into semaphores, semaphores
 //! exported, gates before sends. What needs one (sync_files, syncobjs) runs on the first render
-//! node that has syncobjs, or says that there is none; what needs Vulkan on every device that its
-//! loader finds.
+//! node that has syncobjs, or says that there is none; likewise pending sync_files and vgem. What
+//! needs Vulkan runs on every device that its loader finds.
 
 use super::{as_json, print};
 use crate::doctor::exchange::tcp_pair;
 use crate::doctor::report::{self, Check};
 use crate::failure::{Exit, Failure, Result};
-use dataplane::fence::{DrmDevice, Exported, Fence, FenceStatus, Semaphore};
+use dataplane::fence::{DrmDevice, Exported, Fence, FenceEnd, FenceStatus, Semaphore, VgemDevice};
 use dataplane::{Backend, Error, Event, Options, Proactor, Socket, Wait};
 use regions::Slab;
 use serde::Serialize;
@@ -40,6 +40,7 @@ pub fn run(json: bool) -> Result<()> {
     }
     checks.push(check("refusals", "offered a directory, a file, a closed number", refusals));
     checks.extend(on_a_device());
+    checks.push(on_vgem());
     checks.extend(super::vulkan::checks());
     let failed = checks.iter().filter(|check| check.state == report::State::Failed).count();
     let report = Report { checks };
@@ -302,5 +303,34 @@ fn points(device: &DrmDevice) -> Proven {
     match timeline.value().map_err(text)? {
         5 => Ok("a semaphore signalled point 5, and the point another semaphore".to_owned()),
         value => Err(format!("the timeline is at {value}")),
+    }
+}
+
+fn on_vgem() -> Check {
+    const NAME: &str = "pending sync_file";
+    let Some(device) = VgemDevice::find() else {
+        let reason = "no device of vgem, the driver that makes them, or none this process may open";
+        return Check::missing(NAME, reason, "looked through /dev/dri").remedy("modprobe vgem");
+    };
+    check(NAME, "exported a value before it was reached", || pending(&device))
+}
+
+fn pending(device: &VgemDevice) -> Proven {
+    let io = Proactor::new().map_err(text)?;
+    let (there, back) = (Semaphore::new(0), Semaphore::new(0));
+    let exported = there.export_expiring(1, device).map_err(text)?;
+    let file = exported.sync_file().try_clone().map_err(text)?;
+    io.import_fence(Fence::from(file), &back, 1).map_err(text)?;
+    io.poll(Wait::Now).map_err(text)?;
+    if back.value() != Ok(0) {
+        return Err("the sync_file signalled before the semaphore".to_owned());
+    }
+    there.signal(1).map_err(text)?;
+    reached(&io, &back)?;
+    match exported.end().map_err(text)? {
+        Some(FenceEnd::Reached) => {
+            Ok("exported a sync_file; pending until the value was reached".to_owned())
+        }
+        other => Err(format!("its end is {other:?}")),
     }
 }

@@ -3,7 +3,8 @@
 use crate::checks::node;
 use crate::sources::{Failing, Pending};
 use dataplane::fence::{
-    DrmDevice, Exported, Fence, FenceErrorKind, FenceStatus, Semaphore, SyncFile,
+    DrmDevice, Exported, Failure, Fence, FenceEnd, FenceErrorKind, FenceStatus, Semaphore,
+    SyncFile, VgemDevice,
 };
 use dataplane::regions::Slab;
 use dataplane::{Backend, Error, Options, Proactor, Socket, Wait};
@@ -32,6 +33,9 @@ pub(crate) const CASES: &[(&str, &[&str], Case)] = &[
     ("a_failed_point", &["syncobj", "failing-fence"], failed_point),
     ("an_unchecked_point_is_waited_for", &["vgem", "syncobj"], unchecked_point),
     ("semaphore_to_driver", &["vgem", "syncobj"], semaphore_to_driver),
+    ("a_driver_waits_for_a_semaphore", &["vgem", "syncobj"], driver_waits),
+    ("a_semaphore_that_fails_is_a_success", &["vgem"], failed_semaphore),
+    ("a_semaphore_that_is_late_is_known_to_be", &["vgem"], late_semaphore),
 ];
 
 /// The backends, of which io_uring may not be there.
@@ -250,4 +254,74 @@ fn semaphore_to_driver(io: &Proactor) -> Result<(), String> {
     source.import(&std::os::fd::AsFd::as_fd(&file))?;
     let waited_for = SyncFile::from_fd(source.export()?).map_err(text)?;
     waited_for.wait(Some(Instant::now() + PATIENCE)).map_err(text)
+}
+
+fn vgem() -> Result<VgemDevice, String> {
+    VgemDevice::find().ok_or_else(|| "no device of vgem was found".to_owned())
+}
+
+/// A point of virtio-gpu's holds a fence that a semaphore signals: the driver's own wait for it,
+/// and a proactor's, end when the value is reached and not before.
+fn driver_waits(io: &Proactor) -> Result<(), String> {
+    const MOMENT: Duration = Duration::from_millis(200);
+    let timeline = Arc::new(device()?.syncobj(false).map_err(text)?);
+    let there = imported(io, Fence::from(timeline.point(3).map_err(text)?))?;
+    let drawn = Semaphore::new(0);
+    let promise = drawn.export_expiring(2, &vgem()?).map_err(text)?;
+    timeline.import_sync_file(promise.sync_file(), 3).map_err(text)?;
+    drawn.signal(1).map_err(text)?;
+    let early = timeline.wait(3, Some(Instant::now() + MOMENT)).err().ok_or("it did not wait")?;
+    check(early.kind() == FenceErrorKind::TimedOut, &early.to_string())?;
+    io.poll(Wait::Now).map_err(text)?;
+    let pends = (there.value(), timeline.value(), promise.end());
+    check(pends == (Ok(0), Ok(0), Ok(None)), &format!("early: {pends:?}"))?;
+    drawn.signal(2).map_err(text)?;
+    timeline.wait(3, Some(Instant::now() + PATIENCE)).map_err(text)?;
+    signalled(io, &there)?;
+    let over = (timeline.value(), promise.end());
+    check(over == (Ok(3), Ok(Some(FenceEnd::Reached))), &format!("reached: {over:?}"))?;
+    let Exported::SyncFile(file) = Exported::from(promise) else {
+        return Err("it is an event".to_owned());
+    };
+    check(file.status() == Ok(FenceStatus::Signalled), "it is another fence")
+}
+
+/// vgem's fences cannot fail: whoever waits is let go, and the exporter knows.
+fn failed_semaphore(io: &Proactor) -> Result<(), String> {
+    let device = vgem()?;
+    let begun = Instant::now();
+    let failing = Semaphore::new(0);
+    for (semaphore, fails) in [(failing.clone(), true), (Semaphore::new(0), false)] {
+        let promise = semaphore.export_expiring(1, &device).map_err(text)?;
+        let file = promise.sync_file().try_clone().map_err(text)?;
+        let there = imported(io, Fence::from(file))?;
+        check(promise.end() == Ok(None), "it ended by itself")?;
+        if fails {
+            semaphore.fail(Failure::with_errno(libc::EIO, "on purpose"));
+        }
+        drop(semaphore);
+        signalled(io, &there)?;
+        check(promise.end() == Ok(Some(FenceEnd::Failed)), &format!("{:?}", promise.end()))?;
+    }
+    check(begun.elapsed() < VGEM, "it expired first")?;
+    let refused = failing.export_expiring(1, &device).err().ok_or("a failure was exported")?;
+    let is_told = refused.kind() == FenceErrorKind::Failed && refused.errno() == Some(libc::EIO);
+    check(is_told, &refused.to_string())
+}
+
+/// After ten seconds the fence signals although the value is not reached; the exporter knows, and a
+/// signal that comes later changes nothing about that.
+fn late_semaphore(io: &Proactor) -> Result<(), String> {
+    let drawn = Semaphore::new(0);
+    let begun = Instant::now();
+    let promise = drawn.export_expiring(1, &vgem()?).map_err(text)?;
+    let file = promise.sync_file().try_clone().map_err(text)?;
+    signalled(io, &imported(io, Fence::from(file))?)?;
+    check(begun.elapsed() > VGEM / 2, "it signalled at once")?;
+    check(drawn.value() == Ok(0), "the semaphore moved")?;
+    for _ in 0..2 {
+        check(promise.end() == Ok(Some(FenceEnd::Expired)), &format!("{:?}", promise.end()))?;
+        drawn.signal(1 + drawn.value().map_err(text)?).map_err(text)?;
+    }
+    Ok(())
 }
