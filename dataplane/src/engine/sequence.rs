@@ -195,6 +195,7 @@ impl Engine {
             let slot = self.table.slots.at(*index);
             slot.state = State::InFlight;
             slot.link = Link::Linked;
+            slot.by_kernel = *index != run[0];
             slot.owed += 1;
             self.hold_lane(*index);
         }
@@ -220,6 +221,7 @@ impl Engine {
         let slot = self.table.slots.at(index);
         slot.state = State::Waiting;
         slot.cancel_sent = false;
+        slot.by_kernel = false;
         if slot.step == Step::May {
             self.part(index);
             return self.start_step(index);

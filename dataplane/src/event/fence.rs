@@ -12,9 +12,11 @@
 //! [`FenceWaiter::wait`] therefore is never linked. [`FenceWaiter::wait_unchecked`] is, where the
 //! sequence can be: for fences that cannot fail, or whose failure may be found out afterwards. On a
 //! ring that defers its work to its thread (the default here) a linked chain moves only while that
-//! thread is in the kernel; [`Options::sqpoll`] makes one that moves by itself.
+//! thread is in the kernel; [`Options::sqpoll`] makes one that moves by itself. Which of the two a
+//! send behind a gate was, [`Finished::started_by_kernel`] says.
 //!
 //! [`Options::sqpoll`]: crate::Options::sqpoll
+//! [`Finished::started_by_kernel`]: crate::Finished::started_by_kernel
 
 use crate::engine::descriptors::Class;
 use crate::error::{Error, ErrorKind, Result};

@@ -2,6 +2,7 @@
 //! a sync_file; the lab has real ones.
 
 use super::net::{idle_turns, settled, span};
+use super::sequence::links;
 use crate::stand_in::StandIn;
 use crate::{Case, Cx, Skip};
 use dataplane::fence::{Fence, FenceErrorKind, FenceStatus, Semaphore};
@@ -287,17 +288,20 @@ fn import_gone(cx: &Cx<'_>) -> Result<(), Skip> {
 fn gates_a_send(cx: &Cx<'_>) -> Result<(), Skip> {
     let (stand_in, fence) = pending()?;
     let (a, b) = cx.tcp_pair();
-    let slab = cx.slab(1, 64);
+    let slab = cx.slab(1, 8);
     let gate = cx.io.fence_waiter(fence).expect("room");
-    let frame = span(b"frame");
-    let running = cx.io.sequence().then(gate.wait()).send_all(&a, frame).submit().expect("room");
-    let mut receiving = b.recv(slab.lease().expect("a slot")).submit().expect("room");
+    let steps = cx.io.sequence().then(gate.wait()).send_all(&a, span(b"send"));
+    let running = steps.send_all(&a, span(b"more")).submit().expect("room");
+    let mut receiving = b.recv_all(slab.lease().expect("a slot")).submit().expect("room");
     idle_turns(cx);
     assert!(receiving.try_take().is_none(), "the gate is shut");
     stand_in.signal(1);
     let finished = cx.block_on(running).expect("it went through");
-    assert_eq!(finished.linked(), 0, "the gate was checked");
-    assert_eq!(cx.block_on(receiving).expect("received")[..], *b"frame");
+    assert!(!finished.started_by_kernel(1), "the gate was checked");
+    if cx.options.faults.is_none() {
+        assert_eq!(finished.started_by_kernel(2), links(cx), "what follows the send is no gate");
+    }
+    assert_eq!(cx.block_on(receiving).expect("received")[..], *b"sendmore");
     Ok(())
 }
 
@@ -328,7 +332,10 @@ fn unchecked_gate(cx: &Cx<'_>) -> Result<(), Skip> {
     let running = sequence.submit().expect("room");
     idle_turns(cx);
     event.set();
-    cx.block_on(running).expect("it went through");
+    let finished = cx.block_on(running).expect("it went through");
+    if cx.options.faults.is_none() {
+        assert_eq!(finished.started_by_kernel(1), links(cx), "nobody checked, where it can be so");
+    }
     let received = cx.block_on(b.recv(slab.lease().expect("a slot")));
     assert_eq!(received.expect("received")[..], *b"frame");
     Ok(())

@@ -7,14 +7,17 @@
 
 use super::net::{exchange, settled, span, write};
 use super::remote::parked;
+use super::sequence::links;
 use crate::{Case, Cx, Skip};
+use dataplane::fence::Fence;
 use dataplane::{
-    Context, ErrorKind, Hosted, Interest, LocalContext, OpenOptions, Options, Proactor,
+    Context, ErrorKind, Event, Hosted, Interest, LocalContext, OpenOptions, Options, Proactor,
     ProactorThread, SqPoll, Submitter, Wait,
 };
 use futures_util::StreamExt;
 use futures_util::future::join_all;
 use std::io::{Read, Write};
+use std::os::fd::AsFd;
 use std::os::unix::net::UnixStream;
 use std::time::Duration;
 
@@ -27,6 +30,7 @@ pub const CASES: &[Case] = &[
     Case { name: "sqpoll/flushes_of_nothing", needs: &[], run: empty_flushes },
     Case { name: "sqpoll/multishot_results_need_no_enter", needs: &[], run: multishot },
     Case { name: "sqpoll/a_sequence_goes_on_without_its_owner", needs: &[], run: a_sequence },
+    Case { name: "sqpoll/a_gate_opens_without_its_owner", needs: &[], run: a_gate },
     Case { name: "sqpoll/a_sequence_behind_a_full_queue", needs: &[], run: a_sequence_in_line },
     Case { name: "sqpoll/a_sequence_that_fails_half_way", needs: &[], run: a_failing_sequence },
     Case { name: "sqpoll/cancels_what_it_has_not_taken", needs: &[], run: cancels },
@@ -43,6 +47,9 @@ pub const CASES: &[Case] = &[
 
 /// How long the thread spins before it sleeps.
 const IDLE: Duration = Duration::from_millis(1);
+/// Long enough that what should not happen would have happened.
+const MOMENT: Duration = Duration::from_millis(50);
+const PATIENCE: Duration = Duration::from_secs(10);
 
 fn options(cx: &Cx<'_>) -> Options {
     cx.options.clone().sqpoll(SqPoll { idle: IDLE, cpu: None })
@@ -60,7 +67,7 @@ fn let_it_sleep() {
 
 fn ends(io: &Proactor) -> (dataplane::Socket, UnixStream) {
     let (one, two) = UnixStream::pair().expect("two descriptors");
-    two.set_read_timeout(Some(Duration::from_secs(10))).expect("an option");
+    two.set_read_timeout(Some(PATIENCE)).expect("an option");
     (io.adopt_socket(one).expect("room"), two)
 }
 
@@ -183,6 +190,48 @@ fn a_sequence(cx: &Cx<'_>) -> Result<(), Skip> {
         far.read_exact(&mut got).expect("it was sent");
     }
     assert_eq!(got, *b"opened");
+    Ok(())
+}
+
+/// A send behind an unchecked gate, which another thread opens while the owner is not in the
+/// kernel: with the thread that submits it leaves, on the default ring it waits for its owner.
+fn a_gate(cx: &Cx<'_>) -> Result<(), Skip> {
+    let default = Options { sqpoll: None, ..cx.options.clone() };
+    for options in [options(cx), default] {
+        let is_polled = options.sqpoll.is_some();
+        let io = polled(options)?;
+        let cx = &Cx::new(&io, cx.options);
+        let (near, mut far) = ends(&io);
+        let event = Event::new().expect("a descriptor");
+        let fd = event.as_fd().try_clone_to_owned().expect("a descriptor");
+        let gate = io.fence_waiter(Fence::from_fd(fd).expect("an eventfd")).expect("room");
+        let before = io.stats().linked_steps;
+        let steps = io.sequence().then(gate.wait_unchecked()).send_all(&near, span(b"opened"));
+        let running = steps.submit().expect("room");
+        io.flush().expect("outside a poll");
+        let is_linked = io.stats().linked_steps > before;
+        assert!(is_linked == links(cx) || cx.options.faults.is_some());
+        let leaves = is_linked && is_polled;
+        let other = std::thread::spawn(move || {
+            let timeout = if leaves { PATIENCE } else { MOMENT };
+            far.set_read_timeout(Some(timeout)).expect("an option");
+            event.set();
+            let mut got = [0; 6];
+            (far.read_exact(&mut got).map(|()| got), far)
+        });
+        let (early, mut far) = other.join().expect("no panic");
+        assert_eq!(early.ok(), leaves.then_some(*b"opened"), "sqpoll: {is_polled}");
+        let finished = cx.block_on(running).expect("both steps");
+        if cx.options.faults.is_none() {
+            assert_eq!(finished.started_by_kernel(1), is_linked);
+        }
+        if !leaves {
+            far.set_read_timeout(Some(PATIENCE)).expect("an option");
+            let mut got = [0; 6];
+            far.read_exact(&mut got).expect("its owner polled");
+            assert_eq!(got, *b"opened");
+        }
+    }
     Ok(())
 }
 

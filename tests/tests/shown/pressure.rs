@@ -188,6 +188,7 @@ pub(super) const BRANCHES: &[Rule] = &[
         rule: "SQPOLL, in sequences: a chain moves by itself, and is never cut.",
         shown_by: &[
             "sqpoll/a_sequence_goes_on_without_its_owner",
+            "sqpoll/a_gate_opens_without_its_owner",
             "sqpoll/a_sequence_behind_a_full_queue",
             "sqpoll/a_sequence_that_fails_half_way",
         ],

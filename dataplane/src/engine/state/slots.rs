@@ -141,6 +141,9 @@ pub(crate) struct Slot {
     /// A step of a sequence starts after it.
     pub(crate) leads: bool,
     pub(crate) link: Link,
+    /// The kernel went on to it by itself after the step before it; the loop did not ask how that
+    /// one ended.
+    pub(crate) by_kernel: bool,
     pub(crate) owed: u16,
     pub(crate) generation: u32,
     pub(crate) result: i32,
@@ -193,6 +196,7 @@ impl Slot {
         self.has_deadline = false;
         self.is_kept = true;
         self.shape = shape;
+        self.by_kernel = false;
         self.started_ns = started_ns;
         self.desc = NONE;
     }
@@ -211,6 +215,7 @@ impl Slot {
             step: Step::Alone,
             leads: false,
             link: Link::Apart,
+            by_kernel: false,
             owed: 0,
             generation: 1,
             result: 0,

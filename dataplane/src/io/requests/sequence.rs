@@ -3,8 +3,8 @@
 //! A sequence reads like the pipeline it is: each step starts when the one before it succeeded,
 //! and the first failure ends it. It is a [`Batch`] in which every operation comes
 //! [`after`](Batch::after) the one before. Where the kernel can start the next step by itself it
-//! does ([`Finished::linked`] says for how many); the rest is done by the loop, with the same
-//! outcome.
+//! does ([`Finished::started_by_kernel`] says for which); the rest is done by the loop, with the
+//! same outcome.
 //!
 //! What counts as a failure of a step, besides an error: a read or a send that moved less than was
 //! asked for. A receive that brought some bytes, or the end of the stream, is a success.
@@ -298,12 +298,12 @@ impl RunningSequence {
         let found = submitted.inner().with(NAME, |engine| look(engine, &self.ids));
         let submitted = self.submitted.take();
         Poll::Ready(match found {
-            Ok(Verdict { linked, failed: None }) => {
-                Ok(Finished { submitted, steps: self.ids.len(), linked, stopped_at: None })
+            Ok(Verdict { linked, by_kernel, failed: None }) => {
+                Ok(Finished { submitted, by_kernel, linked, stopped_at: None })
             }
-            Ok(Verdict { linked, failed: Some((step, reason, error)) }) => {
+            Ok(Verdict { linked, by_kernel, failed: Some((step, reason, error)) }) => {
                 let stopped_at = (reason == Reason::Stopped).then_some(step);
-                let finished = Finished { submitted, steps: self.ids.len(), linked, stopped_at };
+                let finished = Finished { submitted, by_kernel, linked, stopped_at };
                 match stopped_at {
                     Some(_) => Ok(finished),
                     None => Err(Box::new(SequenceFailed {
@@ -321,19 +321,19 @@ impl RunningSequence {
 
 struct Verdict {
     linked: usize,
+    by_kernel: Vec<bool>,
     failed: Option<(usize, Reason, Error)>,
 }
 
-/// The first step that failed, and how many the kernel ran in chains.
+/// The first step that failed, and which the kernel ran in chains.
 fn look(engine: &mut Engine, ids: &[OpId]) -> Verdict {
-    let mut verdict = Verdict { linked: 0, failed: None };
+    let mut verdict = Verdict { linked: 0, by_kernel: vec![false; ids.len()], failed: None };
     for (step, id) in ids.iter().enumerate() {
         // A step whose outcome went into the making of the next one succeeded.
-        if engine.table.slots.find(*id).is_none() {
-            continue;
-        }
-        let link = engine.table.slots.at(id.index()).link;
-        verdict.linked += usize::from(matches!(link, Link::Linked | Link::Unwanted));
+        let Some(slot) = engine.table.slots.find(*id) else { continue };
+        verdict.linked += usize::from(matches!(slot.link, Link::Linked | Link::Unwanted));
+        // One that was asked to end while it was part of a chain did not begin there.
+        verdict.by_kernel[step] = slot.by_kernel && slot.result != -libc::ECANCELED;
         if verdict.failed.is_none() {
             verdict.failed = engine.step_error(*id).map(|(reason, error)| (step, reason, error));
         }
@@ -405,7 +405,7 @@ impl Future for AwaitingSequence {
 /// A sequence that is over, with the outcomes of its steps.
 pub struct Finished {
     submitted: Option<Submitted>,
-    steps: usize,
+    by_kernel: Vec<bool>,
     linked: usize,
     stopped_at: Option<usize>,
 }
@@ -432,9 +432,17 @@ impl Finished {
         self.linked
     }
 
+    /// Whether the kernel went on to this step (counted from zero) by itself when the one before
+    /// it was over, with nobody in between who looked how that had ended; the loop started the
+    /// others. For a send behind a gate: whether the gate was linked to it, or checked first. Not
+    /// known, and false, for a step whose outcome went into the making of the next one.
+    pub fn started_by_kernel(&self, step: usize) -> bool {
+        self.by_kernel.get(step).is_some_and(|by_kernel| *by_kernel)
+    }
+
     /// How many steps it had.
     pub fn steps(&self) -> usize {
-        self.steps
+        self.by_kernel.len()
     }
 
     /// The step that was not to be, if it was [stopped](Flow::Stop).
@@ -446,7 +454,7 @@ impl Finished {
 impl fmt::Debug for Finished {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Finished")
-            .field("steps", &self.steps)
+            .field("by_kernel", &self.by_kernel)
             .field("linked", &self.linked)
             .field("stopped_at", &self.stopped_at)
             .finish()
