@@ -14,6 +14,8 @@ mod gated_send;
 mod multishot_server;
 #[path = "../examples/two_proactors.rs"]
 mod two_proactors;
+#[path = "../examples/vulkan_send.rs"]
+mod vulkan_send;
 #[path = "../examples/worker_notification.rs"]
 mod worker_notification;
 
@@ -40,6 +42,11 @@ fn gated_send_runs() -> dataplane::Result<()> {
 #[test]
 fn multishot_server_runs() -> dataplane::Result<()> {
     multishot_server::main()
+}
+
+#[test]
+fn vulkan_send_runs() -> Result<(), Box<dyn Error>> {
+    vulkan_send::main()
 }
 
 #[test]

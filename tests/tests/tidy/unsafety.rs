@@ -41,6 +41,7 @@ const MODULES: &[(&str, &str)] = &[
         "benches/src/limit/stream.rs",
         "the hand-written loop: the kernel follows the pointers in its entries",
     ),
+    ("dataplane/examples/vulkan_send.rs", "a program of Vulkan's"),
     (
         "dataplane/src/backend/ready/poller.rs",
         "epoll and poll(2) calls that take descriptors by number",
