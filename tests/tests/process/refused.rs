@@ -134,7 +134,7 @@ fn an_ordinary_user_with_no_locked_memory() {
         let io = Proactor::new().unwrap();
         works(&io);
         match io.backend() {
-            // Since Linux 5.12 rings are accounted to the cgroup, and need none of it.
+            // A ring of Linux 6.12 needs none of it, one of 6.18 does.
             Backend::IoUring => {
                 let slab = Slab::new(1, 65_536).unwrap();
                 let error = io.register_slab(&slab).map(drop).unwrap_err();

@@ -70,6 +70,8 @@ const SMALLEST: u32 = 8;
 pub(crate) struct Uring {
     ring: Ring,
     capabilities: Capabilities,
+    /// The errno for which it could not be seen whether memory can be registered.
+    short_of: Option<i32>,
     backlog: VecDeque<Entry>,
     buffers: BufferTable,
     files: FileTable,
@@ -115,6 +117,7 @@ impl Uring {
         Ok(Uring {
             ring,
             capabilities: probe.capabilities.intersection(options.allowed),
+            short_of: probe.short_of(options.allowed),
             backlog: VecDeque::new(),
             buffers: BufferTable::new(tables::BUFFERS_MAX),
             files: FileTable::new(FILES),
@@ -522,7 +525,7 @@ impl Backend for Uring {
 
     fn register_memory(&mut self, pieces: &[(*mut u8, usize)]) -> Result<u32, RegisterError> {
         if !self.capabilities.contains(Capability::RegisteredBuffers) {
-            return Err(RegisterError::Unavailable);
+            return Err(self.short_of.map_or(RegisterError::Unavailable, RegisterError::Refused));
         }
         let tag = |index: u32| tagged(Kind::Released, u64::from(index));
         self.buffers.insert_run(&mut self.ring, pieces, tag).map_err(register_error)

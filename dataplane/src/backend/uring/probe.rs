@@ -44,6 +44,8 @@ pub(crate) struct Proof {
     pub(crate) state: State,
     /// What was done to know, or the reason it is missing.
     pub(crate) proof: String,
+    /// Of one that could not be tried: the errno that said what there was too little of.
+    short_of: Option<i32>,
 }
 
 /// Why there is no ring at all.
@@ -117,19 +119,21 @@ impl Probe {
     }
 
     fn note(&mut self, capability: Capability, outcome: Result<String, Why>) {
+        let mut short_of = None;
         let (state, proof) = match outcome {
             Ok(proof) if Capabilities::used().contains(capability) => (State::Available, proof),
             Ok(proof) => (State::Missing, format!("{proof}; no operation uses it yet")),
             Err(Why::Missing(reason)) => (State::Missing, reason),
-            Err(Why::Untried(reason)) => {
+            Err(Why::Untried(reason, errno)) => {
                 self.conclusive = false;
+                short_of = errno;
                 (State::Missing, format!("could not be tried: {reason}"))
             }
         };
         if state == State::Available {
             self.capabilities = self.capabilities.with(capability);
         }
-        self.proofs.push(Proof { capability, state, proof });
+        self.proofs.push(Proof { capability, state, proof, short_of });
     }
 
     fn without_ring(error: &io::Error, elapsed: Duration) -> Probe {
@@ -139,6 +143,7 @@ impl Probe {
             capability,
             state: State::Missing,
             proof: "no ring could be made".to_owned(),
+            short_of: None,
         };
         Probe {
             capabilities: Capabilities::none(),
@@ -152,6 +157,13 @@ impl Probe {
     /// The proof of one capability.
     pub(crate) fn proof(&self, capability: Capability) -> Option<&Proof> {
         self.proofs.iter().find(|proof| proof.capability == capability)
+    }
+
+    /// Why memory cannot be registered although nobody forbade it and the kernel did not say it
+    /// could not: the errno of the shortage in which that was tried.
+    pub(crate) fn short_of(&self, allowed: Capabilities) -> Option<i32> {
+        let proof = self.proof(Capability::RegisteredBuffers)?;
+        proof.short_of.filter(|_| allowed.contains(Capability::RegisteredBuffers))
     }
 }
 
@@ -402,7 +414,7 @@ fn absolute_timeout(bench: &mut Bench) -> Result<String, Why> {
             Ok("a wait until a moment that had passed ended at once".to_owned())
         }
         Err(Some(errno)) => Err(Why::refused("a wait until a point in time", errno)),
-        other => Err(Why::Untried(format!("a wait until a point in time gave {other:?}"))),
+        other => Err(Why::Untried(format!("a wait until a point in time gave {other:?}"), None)),
     }
 }
 
@@ -540,6 +552,7 @@ mod tests {
         assert!(!answer.conclusive);
         let last = answer.proofs.last().unwrap();
         assert!(last.proof.starts_with("could not be tried: pipe"), "{}", last.proof);
+        assert_eq!(last.short_of, Some(libc::EMFILE));
         let denied = io::Error::from_raw_os_error(libc::EPERM);
         let forbidden = Probe::without_ring(&denied, Duration::ZERO);
         assert!(forbidden.conclusive && forbidden.capabilities.is_empty());

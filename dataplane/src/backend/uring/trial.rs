@@ -33,8 +33,9 @@ pub(super) const TAG: u64 = u64::MAX - 1;
 pub(super) enum Why {
     /// The kernel said no.
     Missing(String),
-    /// It could not be tried for want of something else, so another attempt may tell more.
-    Untried(String),
+    /// It could not be tried for want of something else, so another attempt may tell more. With
+    /// the errno that said what there was too little of.
+    Untried(String, Option<i32>),
 }
 
 impl Why {
@@ -43,7 +44,7 @@ impl Why {
         let text = format!("{what}: {}", io::Error::from_raw_os_error(errno));
         match errno {
             libc::EMFILE | libc::ENFILE | libc::ENOMEM | libc::ENOBUFS | libc::EAGAIN => {
-                Why::Untried(text)
+                Why::Untried(text, Some(errno))
             }
             _ => Why::Missing(text),
         }
@@ -51,14 +52,14 @@ impl Why {
 
     /// A preparation that needs no io_uring failed.
     pub(super) fn untried(what: &str) -> impl FnOnce(io::Error) -> Why {
-        move |error| Why::Untried(format!("{what}: {error}"))
+        move |error| Why::Untried(format!("{what}: {error}"), error.raw_os_error())
     }
 
     /// A call about a ring failed.
     pub(super) fn from_ring(what: &str) -> impl FnOnce(io::Error) -> Why {
         move |error| match error.raw_os_error() {
             Some(errno) => Why::refused(what, errno),
-            None => Why::Untried(format!("{what}: {error}")),
+            None => Why::Untried(format!("{what}: {error}"), None),
         }
     }
 }
@@ -67,7 +68,7 @@ impl From<TableError> for Why {
     fn from(error: TableError) -> Why {
         match error.errno() {
             Some(libc::ENOMEM | libc::EMFILE | libc::ENFILE) | None => {
-                Why::Untried(error.to_string())
+                Why::Untried(error.to_string(), error.errno())
             }
             Some(_) => Why::Missing(error.to_string()),
         }
@@ -143,7 +144,7 @@ impl Bench {
     pub(super) unsafe fn submit(&mut self, entries: &[squeue::Entry]) -> Result<(), Why> {
         // SAFETY: the bench's memory is leaked unless every completion was collected.
         if !unsafe { self.ring.push_all(entries) } {
-            return Err(Why::Untried("the submission queue is full".to_owned()));
+            return Err(Why::Untried("the submission queue is full".to_owned(), None));
         }
         self.owed += entries.len();
         self.ring.enter(0, None).map_err(Why::from_ring("io_uring_enter"))?;
@@ -157,7 +158,7 @@ impl Bench {
         while seen.len() < count {
             let left = PATIENCE.saturating_sub(start.elapsed());
             if left.is_zero() {
-                return Err(Why::Untried("no completion within a second".to_owned()));
+                return Err(Why::Untried("no completion within a second".to_owned(), None));
             }
             self.ring.enter(1, Some(left)).map_err(Why::from_ring("io_uring_enter"))?;
             let (owed, room) = (&mut self.owed, count - seen.len());
@@ -184,7 +185,7 @@ impl Bench {
     /// Waits for one completion.
     pub(super) fn one(&mut self) -> Result<Completion, Why> {
         let last = self.collect(1)?.pop();
-        last.ok_or_else(|| Why::Untried("no completion".to_owned()))
+        last.ok_or_else(|| Why::Untried("no completion".to_owned(), None))
     }
 
     /// Cancels what runs and collects every completion owed, so that no trial sees those of the
