@@ -65,6 +65,12 @@ fn has_signalled(gpu: &Gpu, fence: &Owned<'_, vk::Fence>) -> bool {
     unsafe { gpu.device.get_fence_status(fence.raw) }.expect("a status")
 }
 
+fn signal(gpu: &Gpu, timeline: &Owned<'_, vk::Semaphore>, value: u64) {
+    let info = vk::SemaphoreSignalInfo::default().semaphore(timeline.raw).value(value);
+    // SAFETY: it is alive, and nothing else signals it.
+    unsafe { gpu.device.signal_semaphore(&info) }.expect("it is signalled");
+}
+
 fn errno_of(semaphore: &Semaphore) -> Option<i32> {
     semaphore.value().err().and_then(|failed| failed.failure.errno())
 }
@@ -230,9 +236,7 @@ fn awaited(cx: &Cx<'_>) -> Result<(), Skip> {
     let done = waiting(&vulkan, &fence);
     let wait = cx.io.wait_semaphore(done.semaphore(), 1).submit().expect("room");
     assert_eq!(done.semaphore().value(), Ok(0));
-    // SAFETY: it is alive, and nothing else signals it.
-    let info = vk::SemaphoreSignalInfo::default().semaphore(timeline.raw).value(1);
-    unsafe { gpu.device.signal_semaphore(&info) }.expect("it is signalled");
+    signal(gpu, &timeline, 1);
     cx.block_on(done).expect("by the future");
     cx.block_on(wait).expect("by the operation");
     Ok(())
@@ -287,7 +291,8 @@ fn bounded(cx: &Cx<'_>) -> Result<(), Skip> {
     // SAFETY: see the head of this file.
     let refused = unsafe { none.timeline(one.raw) }.err().expect("no threads");
     assert_eq!(refused.kind(), FenceErrorKind::Unsupported);
-    let vulkan = gpu.with_waiters(1);
+    let (gate, vulkan) = (gpu.timeline(0), gpu.with_waiters(1));
+    Work::default().after(gate.raw, 1).tells(two.raw).submit(gpu, None);
     let bridge = bridged(&vulkan, &one);
     // SAFETY: see the head of this file.
     let refused = unsafe { vulkan.wait_for_fence(two.raw) }.err().expect("no thread is left");
@@ -304,7 +309,7 @@ fn bounded(cx: &Cx<'_>) -> Result<(), Skip> {
         }
         std::thread::yield_now();
     };
-    Work::default().tells(two.raw).submit(gpu, None);
+    signal(gpu, &gate, 1);
     cx.block_on(waited).expect("it signalled");
     assert_eq!(vulkan.waiter_threads(), 1);
     Ok(())
