@@ -185,6 +185,10 @@ fn buffer(
 
 impl Drop for Filled<'_> {
     fn drop(&mut self) {
+        // As for what is `Owned`.
+        if std::thread::panicking() {
+            return;
+        }
         let queue = self.gpu.queue();
         let device = &self.gpu.device;
         // SAFETY: the queue is held, and idle when its objects are destroyed.
