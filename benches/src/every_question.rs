@@ -1,6 +1,7 @@
 //! Every question is asked once, with few steps: both sides do their work and check it.
 
 use crate::fixture::Fixture;
+use crate::in_pieces;
 use crate::questions::{self, Opened, Question};
 use std::collections::HashSet;
 use std::rc::Rc;
@@ -17,8 +18,9 @@ fn ask(topic: &str) {
                 // Twice, and with more steps than are in flight at once.
                 for steps in [1, 20] {
                     let steps = if topic == "stream" { 1 } else { steps };
-                    pair.ours.run(steps).unwrap();
-                    pair.limit.run(steps).unwrap();
+                    for side in [&mut pair.ours, &mut pair.limit] {
+                        in_pieces(side.as_mut(), steps, |side, piece| side.run(piece)).unwrap();
+                    }
                 }
             }
         }
@@ -33,6 +35,11 @@ fn noop() {
 #[test]
 fn handoff() {
     ask("handoff");
+}
+
+#[test]
+fn fence() {
+    ask("fence");
 }
 
 #[test]

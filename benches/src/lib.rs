@@ -31,12 +31,40 @@ pub type Result<T> = std::result::Result<T, Error>;
 
 /// One side of a question: the toolkit or the limit.
 pub trait Contender {
+    /// Sees to what at most `steps` steps need and is none of the question's work, while no clock
+    /// runs; how many steps may follow.
+    ///
+    /// # Errors
+    ///
+    /// What the system says.
+    fn prepare(&mut self, steps: u64) -> Result<u64> {
+        Ok(steps)
+    }
+
     /// Does `steps` steps of the question's work and checks what came of each.
     ///
     /// # Errors
     ///
     /// What the system says, and any result that is not what the work demands.
     fn run(&mut self, steps: u64) -> Result<()>;
+}
+
+/// Runs some steps, prepared and then `timed`, in as many pieces as the contender wants.
+///
+/// # Errors
+///
+/// What the contender says.
+pub fn in_pieces(
+    contender: &mut dyn Contender,
+    mut steps: u64,
+    mut timed: impl FnMut(&mut dyn Contender, u64) -> Result<()>,
+) -> Result<()> {
+    while steps > 0 {
+        let piece = contender.prepare(steps)?.min(steps);
+        timed(contender, piece)?;
+        steps -= piece;
+    }
+    Ok(())
 }
 
 /// An error unless `right`; the text is made only then.

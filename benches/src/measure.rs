@@ -11,7 +11,7 @@
 //! of rates, and where the two differ the machine was too busy to tell.
 
 use crate::questions::{Pair, Question};
-use crate::{Contender, Result};
+use crate::{Contender, Result, in_pieces};
 use nix::time::{ClockId, clock_gettime};
 use std::time::{Duration, Instant};
 
@@ -104,10 +104,15 @@ fn cpu_ns() -> Result<f64> {
 
 /// Runs some steps; what one of them took.
 fn turn(contender: &mut dyn Contender, steps: u64) -> Result<Step> {
-    let (start, cpu_start) = (Instant::now(), cpu_ns()?);
-    contender.run(steps)?;
-    let (cpu_ns, wall_ns) = (cpu_ns()? - cpu_start, start.elapsed().as_nanos() as f64);
-    Ok(Step { wall_ns: wall_ns / steps as f64, cpu_ns: cpu_ns / steps as f64 })
+    let mut spent = Step { wall_ns: 0.0, cpu_ns: 0.0 };
+    in_pieces(contender, steps, |contender, piece| {
+        let (start, cpu_start) = (Instant::now(), cpu_ns()?);
+        contender.run(piece)?;
+        spent.cpu_ns += cpu_ns()? - cpu_start;
+        spent.wall_ns += start.elapsed().as_nanos() as f64;
+        Ok(())
+    })?;
+    Ok(Step { wall_ns: spent.wall_ns / steps as f64, cpu_ns: spent.cpu_ns / steps as f64 })
 }
 
 /// Warms a contender up and finds how many steps fill a slice.

@@ -23,6 +23,11 @@ const HANDED: usize = 64;
 /// also the ratio to channels that carry as many at once.
 const HANDOFF: f64 = 0.3;
 
+/// Fences that are armed at once.
+const ARMED: usize = 64;
+/// Ratio demanded of fences: at most one and a half times what a poll of the ring costs.
+const FENCES: f64 = 0.667;
+
 /// Buffers a receive may fill: count, and bytes of each.
 const POOL: (usize, usize) = (64, 64 << 10);
 
@@ -118,6 +123,7 @@ pub fn all() -> Vec<Question> {
     for looks in [true, false] {
         questions.extend([1, HANDED as u64].map(|outstanding| handoff(looks, outstanding)));
     }
+    questions.extend(fences());
     questions.extend([("64B", 64), ("4KiB", 4 << 10)].map(|(size, bytes)| echo(size, bytes)));
     questions.push(receive());
     questions
@@ -155,6 +161,27 @@ fn handoff(looks: bool, outstanding: u64) -> Question {
         (true, 1) => question.demand(HANDOFF),
         _ => question,
     }
+}
+
+fn fences() -> [Question; 4] {
+    use {limit::fence as by_hand, limit::fence::Kind, ours::fence as ours};
+    fn ask(name: &str, open: fn() -> Result<Opened>) -> Question {
+        Question::new(name, Unit::Operation, 1, move |_| open())
+    }
+    fn import(kind: Kind) -> Result<Opened> {
+        pair(ours::Import::new(kind)?, by_hand::Import::new(kind)?, vec![])
+    }
+    // Demanded is the way from a signal to whoever waits: of a fence that is armed to its
+    // semaphore, and of a semaphore to its descriptor. An import alone asks whether the fence has
+    // signalled already, which a loop that is about to poll it does not: that ratio is shown.
+    [
+        ask("fence/armed", || pair(ours::Armed::new(ARMED)?, by_hand::Armed::new(ARMED)?, vec![]))
+            .demand(FENCES),
+        ask("fence/import/known", || import(Kind::Known)),
+        ask("fence/import/sorted", || import(Kind::Sorted)),
+        ask("fence/export", || pair(ours::Export::new()?, by_hand::Export::new()?, vec![]))
+            .demand(FENCES),
+    ]
 }
 
 fn echo(size: &str, bytes: usize) -> Question {

@@ -5,7 +5,7 @@ use dataplane_benches::fixture::Fixture;
 use dataplane_benches::measure::{self, Plan};
 use dataplane_benches::questions::{self, Opened, Pair, Question, Unit};
 use dataplane_benches::report::{self, Answer};
-use dataplane_benches::{Contender, wire};
+use dataplane_benches::{Contender, in_pieces, wire};
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
@@ -46,9 +46,15 @@ fn both(criterion: &mut Criterion, question: &Question, pair: &mut Pair) {
     for (side, contender) in sides {
         group.bench_function(BenchmarkId::from_parameter(side), |bencher| {
             bencher.iter_custom(|steps| {
-                let start = Instant::now();
-                contender.run(steps).expect("the question's work");
-                start.elapsed()
+                let mut spent = Duration::ZERO;
+                in_pieces(contender.as_mut(), steps, |contender, piece| {
+                    let start = Instant::now();
+                    contender.run(piece)?;
+                    spent += start.elapsed();
+                    Ok(())
+                })
+                .expect("the question's work");
+                spent
             });
         });
     }

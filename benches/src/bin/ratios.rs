@@ -15,8 +15,8 @@ use std::time::Duration;
 #[derive(Parser)]
 #[command(name = "ratios")]
 struct Arguments {
-    /// Questions or topics (noop, echo, receive, send, read, stream, noop/depth-1, …); all when
-    /// none is named.
+    /// Questions or topics (noop, fence, echo, receive, send, read, stream, noop/depth-1, …); all
+    /// when none is named.
     questions: Vec<String>,
     /// Print one JSON object.
     #[arg(long)]

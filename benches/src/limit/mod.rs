@@ -14,6 +14,7 @@
 //! Unsafe code: entries point into memory and rings that these loops keep.
 
 pub mod echo;
+pub mod fence;
 pub mod handoff;
 pub mod memory;
 pub mod noop;

@@ -2,6 +2,7 @@
 //! descriptors where that helps, no unsafe code.
 
 pub mod echo;
+pub mod fence;
 pub mod handoff;
 pub mod noop;
 pub mod read;

@@ -163,7 +163,9 @@ impl Engine {
         let owed = slot.owed;
         let desc = slot.desc;
         if slot.shape == Shape::Single {
-            self.unlink(index);
+            if desc != NONE {
+                self.unlink(index);
+            }
             if owed == 0 {
                 self.finish(index);
             }

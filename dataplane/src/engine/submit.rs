@@ -149,8 +149,10 @@ impl Engine {
         }
         match (shape, links.desc) {
             (Shape::Plain, _) => {}
-            (Shape::Single, Some(desc)) => {
-                self.link(index, desc.index);
+            (Shape::Single, desc) => {
+                if let Some(desc) = desc {
+                    self.link(index, desc.index);
+                }
                 self.hand_over(id);
             }
             _ => {

@@ -18,19 +18,16 @@
 //! [`Options::sqpoll`]: crate::Options::sqpoll
 //! [`Finished::started_by_kernel`]: crate::Finished::started_by_kernel
 
-use crate::engine::descriptors::Class;
 use crate::error::{Error, ErrorKind, Result};
-use crate::event::event::Event;
+use crate::io::Local;
 use crate::io::operation_id::OperationId;
 use crate::io::request::Request;
-use crate::io::{Local, LocalDescriptor, Named};
 use crate::op::FenceWait;
 use crate::proactor::Proactor;
 use crate::remote::handle::Handle;
 use fence::{Failure, Fence, FenceError, FenceStatus, Semaphore};
 use std::cell::Cell;
 use std::fmt;
-use std::os::fd::AsFd;
 use std::rc::Rc;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
@@ -40,7 +37,6 @@ const IMPORT: &str = "fence import";
 /// Where a proactor's thread waits for a fence.
 pub struct FenceWaiter {
     local: Local,
-    descriptor: Rc<LocalDescriptor>,
     fence: Arc<Fence>,
 }
 
@@ -60,8 +56,7 @@ impl FenceWaiter {
     }
 
     fn request(&self, unchecked: bool) -> Request<Local, FenceWait> {
-        let desc = Named::desc(&self.descriptor);
-        Request::new(&self.local, FenceWait::new(desc, self.fence.clone(), unchecked))
+        Request::new(&self.local, FenceWait::new(self.fence.clone(), unchecked))
     }
 
     /// What is waited for.
@@ -143,12 +138,8 @@ fn is_over(fence: &Fence, semaphore: &Semaphore, value: u64) -> bool {
 
 impl Proactor {
     /// The end of a fence that this proactor waits on.
-    ///
-    /// # Errors
-    ///
-    /// Exhausted when descriptors or places in the table have run out; the fence comes back.
-    pub fn fence_waiter(&self, fence: Fence) -> Result<FenceWaiter, Box<RefusedFence>> {
-        waiter(&self.local(), fence)
+    pub fn fence_waiter(&self, fence: Fence) -> FenceWaiter {
+        FenceWaiter { local: self.local(), fence: Arc::new(fence) }
     }
 
     /// Advances `semaphore` to `value` when the fence signals, and fails it when the fence fails,
@@ -201,26 +192,23 @@ impl Proactor {
         if is_over(&fence, semaphore, value) {
             return Ok(None);
         }
-        let waiter = waiter(&self.local(), fence)?;
-        let mut request = waiter.wait();
+        let mut request = Request::over(self.local(), FenceWait::new(Arc::new(fence), false));
         if let Some(at) = deadline {
             request = request.deadline(at);
         }
         let owed = Rc::new(Cell::new(Some(Owed::new(semaphore, value))));
-        let (kept, telling) = (waiter.descriptor.clone(), owed.clone());
+        let telling = owed.clone();
         let placed = request.on_complete(move |ended| {
             let Some(owed) = telling.take() else { return };
             match ended {
                 Ok(()) => owed.tell(&Ok(FenceStatus::Signalled)),
                 Err(failed) => owed.fail(&failed.error),
             }
-            drop(kept);
         });
         placed.map(Some).map_err(|failed| {
             if let Some(owed) = owed.take() {
                 owed.forgive();
             }
-            drop(waiter);
             let error = failed.error.clone();
             let fence = failed.into_operation().and_then(FenceWait::into_fence);
             Box::new(RefusedFence { error, fence: fence.expect("a refused wait comes back whole") })
@@ -270,22 +258,4 @@ impl Handle {
 
 fn take<T>(from: &Mutex<Option<T>>) -> Option<T> {
     from.lock().unwrap_or_else(PoisonError::into_inner).take()
-}
-
-fn waiter(local: &Local, fence: Fence) -> Result<FenceWaiter, Box<RefusedFence>> {
-    let held = match fence.descriptor() {
-        Some(fd) => fd.try_clone_to_owned().map_err(|error| Error::from_io(IMPORT, &error)),
-        // Something that is readable, as the fence would be.
-        None => Event::new().and_then(|event| {
-            event.set();
-            let fd = event.as_fd().try_clone_to_owned();
-            fd.map_err(|error| Error::from_io(IMPORT, &error))
-        }),
-    };
-    match held.and_then(|fd| local.own(IMPORT, fd, Class::Other)) {
-        Ok(descriptor) => {
-            Ok(FenceWaiter { local: local.clone(), descriptor, fence: Arc::new(fence) })
-        }
-        Err(error) => Err(Box::new(RefusedFence { error, fence })),
-    }
 }

@@ -120,6 +120,8 @@ pub struct Context<'a> {
     pub(crate) id: OpId,
     pub(crate) shared: &'a Arc<Shared>,
     pub(crate) descriptor: Option<&'a mut Descriptor>,
+    /// The descriptor that the operation itself owns.
+    pub(crate) own_fd: Option<RawFd>,
     /// The second descriptor of a transfer.
     pub(crate) source: Option<RawFd>,
     pub(crate) scratch: *mut Scratch,
@@ -138,7 +140,8 @@ impl Context<'_> {
 
     /// The plain descriptor number; -1 where the operation has none.
     pub(crate) fn fd(&self) -> RawFd {
-        self.descriptor.as_ref().map_or(-1, |d| d.raw())
+        let named = || self.descriptor.as_ref().map_or(-1, |d| d.raw());
+        self.own_fd.unwrap_or_else(named)
     }
 
     /// Descriptor field and flag of an entry: the registered index when there is one.
@@ -184,6 +187,12 @@ pub trait Forms {
 
     /// The descriptor it works on.
     fn desc(&self) -> Option<DescId> {
+        None
+    }
+
+    /// The number of a descriptor that the operation owns, in place of one that the table names: it
+    /// stays open as long as the operation is in its slot, and nobody closes it before.
+    fn own_fd(&self) -> Option<RawFd> {
         None
     }
 

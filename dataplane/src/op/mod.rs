@@ -47,6 +47,7 @@ use crate::engine::{Outcome, Payload, Reason};
 use crate::error::{Error, ErrorKind, Failed, Result};
 use crate::io::Port;
 use io_uring::squeue::Entry;
+use std::os::fd::RawFd;
 
 /// Every operation there is, stored by value in a slot.
 pub enum Op {
@@ -182,6 +183,10 @@ impl Forms for Op {
 
     fn desc(&self) -> Option<DescId> {
         each!(self, op => op.desc())
+    }
+
+    fn own_fd(&self) -> Option<RawFd> {
+        each!(self, op => op.own_fd())
     }
 
     fn source(&self) -> Option<DescId> {

@@ -40,10 +40,9 @@ impl Fence {
     /// WrongKind for what cannot be waited for (regular files, memfds, directories, syncobjs):
     /// polling such a thing would call it ready at once. The descriptor comes back.
     pub fn from_fd(fd: OwnedFd) -> Result<Fence, Refused<OwnedFd>> {
-        let fd = match SyncFile::from_fd(fd) {
-            Ok(fence) => return Ok(Fence::SyncFile(fence)),
-            Err(refused) => refused.fd,
-        };
+        if uapi::sync_file_info(fd.as_fd()).is_ok() {
+            return Ok(Fence::SyncFile(SyncFile::made(fd)));
+        }
         match has_readiness(fd.as_fd()) {
             Ok(true) => Ok(Fence::Event(fd)),
             Ok(false) => {
@@ -113,10 +112,24 @@ impl Fence {
         match self {
             Fence::SyncFile(fence) => fence.status(),
             Fence::Point(point) => point.status(),
-            Fence::Event(fd) => {
-                event_status(fd.as_fd()).map_err(|errno| FenceError::refused(NAME, errno))
-            }
+            Fence::Event(fd) => look(fd.as_fd(), PollFlags::POLLIN)
+                .map(event_status)
+                .map_err(|errno| FenceError::refused(NAME, errno)),
             Fence::Signalled => Ok(FenceStatus::Signalled),
+        }
+    }
+
+    /// How it stands after its descriptor was reported to be ready: `seen` is what `poll(2)` or
+    /// io_uring reported. All there is to know of an event is in the report, so nobody is asked
+    /// again; of any other fence it says nothing, and its status is asked for.
+    ///
+    /// # Errors
+    ///
+    /// As [`status`](Self::status).
+    pub fn status_by(&self, seen: i16) -> Result<FenceStatus, FenceError> {
+        match self {
+            Fence::Event(_) => Ok(event_status(PollFlags::from_bits_retain(seen))),
+            _ => self.status(),
         }
     }
 }
@@ -169,28 +182,44 @@ impl Semaphore {
     }
 }
 
-fn event_status(fd: BorrowedFd<'_>) -> Result<FenceStatus, Errno> {
-    let mut seen = [PollFd::new(fd, PollFlags::POLLIN)];
+/// What `poll(2)` says of the descriptor at this moment.
+fn look(fd: BorrowedFd<'_>, wanted: PollFlags) -> Result<PollFlags, Errno> {
+    let mut seen = [PollFd::new(fd, wanted)];
     while let Err(errno) = poll(&mut seen, PollTimeout::ZERO) {
         if errno != Errno::EINTR {
             return Err(errno);
         }
     }
-    let seen = seen[0].revents().unwrap_or(PollFlags::POLLERR);
-    Ok(match seen {
+    Ok(seen[0].revents().unwrap_or(PollFlags::POLLERR))
+}
+
+fn event_status(seen: PollFlags) -> FenceStatus {
+    match seen {
         _ if seen.contains(PollFlags::POLLIN) => FenceStatus::Signalled,
         _ if seen.is_empty() => FenceStatus::Pending,
         _ => FenceStatus::Failed(Errno::EPIPE as i32),
-    })
+    }
 }
 
+/// What the kernel says of a file without readiness: DEFAULT_POLLMASK in include/linux/poll.h.
+const ALWAYS_READY: PollFlags = PollFlags::POLLIN
+    .union(PollFlags::POLLOUT)
+    .union(PollFlags::POLLRDNORM)
+    .union(PollFlags::POLLWRNORM);
+
 /// Whether the descriptor can be waited for. `poll(2)` and io_uring call what has no readiness
-/// ready; `epoll(7)` refuses it, so a throw-away one is asked.
+/// ready in every way, so whatever is not has one. A socket may be ready in every way too;
+/// `epoll(7)` tells it from a file, which it refuses, so a throw-away one is asked then.
 ///
 /// # Errors
 ///
 /// EBADF, or EMFILE and its like when descriptors have run out.
 pub fn has_readiness(fd: BorrowedFd<'_>) -> Result<bool, Errno> {
+    match look(fd, ALWAYS_READY)? {
+        seen if seen.contains(PollFlags::POLLNVAL) => return Err(Errno::EBADF),
+        ALWAYS_READY => {}
+        _ => return Ok(true),
+    }
     let probe = Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC)?;
     match probe.add(fd, EpollEvent::new(EpollFlags::empty(), 0)) {
         Err(Errno::EPERM) => Ok(false),

@@ -56,7 +56,7 @@ fn errno_of(semaphore: &Semaphore) -> Option<i32> {
 
 fn pends_then_signals(cx: &Cx<'_>) -> Result<(), Skip> {
     let (stand_in, fence) = pending()?;
-    let waiter = cx.io.fence_waiter(fence).expect("room");
+    let waiter = cx.io.fence_waiter(fence);
     let mut wait = waiter.wait().submit().expect("room");
     idle_turns(cx);
     assert!(wait.try_take().is_none());
@@ -71,7 +71,7 @@ fn pends_then_signals(cx: &Cx<'_>) -> Result<(), Skip> {
 fn fails_with_its_errno(cx: &Cx<'_>) -> Result<(), Skip> {
     for errno in [libc::EIO, libc::ENODEV, libc::ECANCELED, libc::EAGAIN, libc::ETIME] {
         let (stand_in, fence) = pending()?;
-        let waiter = cx.io.fence_waiter(fence).expect("room");
+        let waiter = cx.io.fence_waiter(fence);
         let wait = waiter.wait().submit().expect("room");
         stand_in.signal(-errno);
         let error = cx.block_on(wait).err().expect("it failed").into_error();
@@ -82,7 +82,7 @@ fn fails_with_its_errno(cx: &Cx<'_>) -> Result<(), Skip> {
 
 fn a_false_report(cx: &Cx<'_>) -> Result<(), Skip> {
     let (stand_in, fence) = pending()?;
-    let waiter = cx.io.fence_waiter(fence).expect("room");
+    let waiter = cx.io.fence_waiter(fence);
     let mut wait = waiter.wait().submit().expect("room");
     idle_turns(cx);
     stand_in.say_readable(3);
@@ -95,7 +95,7 @@ fn a_false_report(cx: &Cx<'_>) -> Result<(), Skip> {
 
 fn an_event(cx: &Cx<'_>) -> Result<(), Skip> {
     let (event, fence) = event();
-    let waiter = cx.io.fence_waiter(fence).expect("room");
+    let waiter = cx.io.fence_waiter(fence);
     let mut wait = waiter.wait().submit().expect("room");
     idle_turns(cx);
     assert!(wait.try_take().is_none());
@@ -107,7 +107,7 @@ fn an_event(cx: &Cx<'_>) -> Result<(), Skip> {
 
 fn a_hang_up(cx: &Cx<'_>) -> Result<(), Skip> {
     let (reader, writer) = nix::unistd::pipe().expect("a pipe");
-    let waiter = cx.io.fence_waiter(Fence::from_fd(reader).expect("a pipe")).expect("room");
+    let waiter = cx.io.fence_waiter(Fence::from_fd(reader).expect("a pipe"));
     let wait = waiter.wait().submit().expect("room");
     drop(writer);
     let error = cx.block_on(wait).err().expect("nobody is left to signal").into_error();
@@ -117,7 +117,7 @@ fn a_hang_up(cx: &Cx<'_>) -> Result<(), Skip> {
 
 fn many_wait(cx: &Cx<'_>) -> Result<(), Skip> {
     let (stand_in, fence) = pending()?;
-    let waiter = cx.io.fence_waiter(fence).expect("room");
+    let waiter = cx.io.fence_waiter(fence);
     let waits: Vec<_> = (0..5).map(|_| waiter.wait().submit().expect("room")).collect();
     idle_turns(cx);
     stand_in.signal(1);
@@ -129,7 +129,7 @@ fn many_wait(cx: &Cx<'_>) -> Result<(), Skip> {
 
 fn cancel(cx: &Cx<'_>) -> Result<(), Skip> {
     let (_stand_in, fence) = pending()?;
-    let waiter = cx.io.fence_waiter(fence).expect("room");
+    let waiter = cx.io.fence_waiter(fence);
     let wait = waiter.wait().submit().expect("room");
     idle_turns(cx);
     cx.io.cancel(wait.id()).expect("it is pending");
@@ -189,7 +189,7 @@ fn import_signalled(cx: &Cx<'_>) -> Result<(), Skip> {
     assert_eq!(drawn.value(), Ok(1));
     assert_eq!(cx.io.import_fence(Fence::Signalled, &drawn, 2).expect("as good"), None);
     assert_eq!(drawn.value(), Ok(2));
-    let waiter = cx.io.fence_waiter(Fence::Signalled).expect("room");
+    let waiter = cx.io.fence_waiter(Fence::Signalled);
     cx.block_on(waiter.wait()).expect("it has signalled");
     Ok(())
 }
@@ -243,10 +243,10 @@ fn import_without_room(cx: &Cx<'_>) -> Result<(), Skip> {
     let (_event, fence) = event();
     let number = fence.descriptor().expect("it pends").as_raw_fd();
     let drawn = Semaphore::new(0);
-    let options: Options = cx.options.clone().descriptors(1);
+    let options: Options = cx.options.clone().operations(1);
     let io = Proactor::with(options).expect("a proactor");
     let (_other, taken) = event();
-    let _waiter = io.fence_waiter(taken).expect("room for one");
+    let _waiting = io.fence_waiter(taken).wait().submit().expect("room for one");
     let refused = io.import_fence(fence, &drawn, 1).expect_err("no room for two");
     assert_eq!(refused.error.kind(), ErrorKind::Exhausted);
     assert_eq!(refused.fence.descriptor().expect("it pends").as_raw_fd(), number);
@@ -289,7 +289,7 @@ fn gates_a_send(cx: &Cx<'_>) -> Result<(), Skip> {
     let (stand_in, fence) = pending()?;
     let (a, b) = cx.tcp_pair();
     let slab = cx.slab(1, 8);
-    let gate = cx.io.fence_waiter(fence).expect("room");
+    let gate = cx.io.fence_waiter(fence);
     let steps = cx.io.sequence().then(gate.wait()).send_all(&a, span(b"send"));
     let running = steps.send_all(&a, span(b"more")).submit().expect("room");
     let mut receiving = b.recv_all(slab.lease().expect("a slot")).submit().expect("room");
@@ -309,7 +309,7 @@ fn failed_gate(cx: &Cx<'_>) -> Result<(), Skip> {
     let (stand_in, fence) = pending()?;
     let (a, b) = cx.tcp_pair();
     let slab = cx.slab(1, 64);
-    let gate = cx.io.fence_waiter(fence).expect("room");
+    let gate = cx.io.fence_waiter(fence);
     let frame = span(b"frame");
     let running = cx.io.sequence().then(gate.wait()).send_all(&a, frame).submit().expect("room");
     let mut receiving = b.recv(slab.lease().expect("a slot")).submit().expect("room");
@@ -326,7 +326,7 @@ fn unchecked_gate(cx: &Cx<'_>) -> Result<(), Skip> {
     let (event, fence) = event();
     let (a, b) = cx.tcp_pair();
     let slab = cx.slab(1, 64);
-    let gate = cx.io.fence_waiter(fence).expect("room");
+    let gate = cx.io.fence_waiter(fence);
     let frame = span(b"frame");
     let sequence = cx.io.sequence().then(gate.wait_unchecked()).send_all(&a, frame);
     let running = sequence.submit().expect("room");

@@ -204,7 +204,7 @@ fn a_gate(cx: &Cx<'_>) -> Result<(), Skip> {
         let (near, mut far) = ends(&io);
         let event = Event::new().expect("a descriptor");
         let fd = event.as_fd().try_clone_to_owned().expect("a descriptor");
-        let gate = io.fence_waiter(Fence::from_fd(fd).expect("an eventfd")).expect("room");
+        let gate = io.fence_waiter(Fence::from_fd(fd).expect("an eventfd"));
         let before = io.stats().linked_steps;
         let steps = io.sequence().then(gate.wait_unchecked()).send_all(&near, span(b"opened"));
         let running = steps.submit().expect("room");

@@ -111,7 +111,7 @@ fn fill_gate_send(cx: &Cx<'_>, gpu: &Gpu, frame: &Filled<'_>, span: Span) {
     let export = unsafe { gpu.vulkan().export(PayloadOf::Semaphore(semaphore.raw)) };
     let fence = cx.block_on(export.expect("a thread")).expect("it is exported");
     assert!(matches!(fence, Fence::SyncFile(_) | Fence::Signalled), "{fence:?}");
-    let gate = cx.io.fence_waiter(fence).expect("room");
+    let gate = cx.io.fence_waiter(fence);
     let sending = cx.io.sequence().then(gate.wait()).send_all(&near, span);
     let running = sending.submit().expect("room");
     let expected = frame.expected();

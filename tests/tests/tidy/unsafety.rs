@@ -14,6 +14,10 @@ const MODULES: &[(&str, &str)] = &[
         "the hand-written loop: the kernel follows the pointers in its entries",
     ),
     (
+        "benches/src/limit/fence.rs",
+        "entries are pushed and a descriptor is asked what it is (ioctl)",
+    ),
+    (
         "benches/src/limit/memory.rs",
         "the hand-written loop: the kernel follows the pointers in its entries",
     ),

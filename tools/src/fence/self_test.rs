@@ -188,7 +188,7 @@ struct Sent {
 /// after it.
 fn behind(io: &Proactor, fence: Fence, open: impl FnOnce()) -> std::result::Result<Sent, String> {
     let slab = Slab::new(2, 4096).map_err(text)?;
-    let gate = io.fence_waiter(fence).map_err(text)?;
+    let gate = io.fence_waiter(fence);
     let work = async {
         let (near, far) = tcp_pair(io).await.map_err(text)?;
         let mut frame = slab.lease().map_err(text)?;

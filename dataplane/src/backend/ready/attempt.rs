@@ -115,7 +115,8 @@ impl Ready {
                     return self.heat(id);
                 }
                 _ => {
-                    let over = result < 0 || result == 0 && tried.reads;
+                    // A descriptor that is no table's goes with its operation.
+                    let over = result < 0 || result == 0 && tried.reads || tried.owner.is_none();
                     return self.end(id, Event::of(id, result, 0), tried.fd, over);
                 }
             }

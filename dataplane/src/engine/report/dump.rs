@@ -65,30 +65,26 @@ impl Engine {
         let now_ns = deadlines::coarse_ns();
         let live = self.table.slots.live().filter(|(_, slot, _)| slot.state != State::Done);
         let mut dump: Vec<InFlight> = live
-            .map(|(index, slot, op)| {
-                let desc = op.and_then(|op| op.desc());
-                let found = desc.and_then(|desc| self.table.descriptors.peek(desc));
-                InFlight {
-                    id: OperationId::new(self.table.owner, OpId::new(index, slot.generation)),
-                    operation: op.map_or("nop", |op| op.name()),
-                    descriptor: found.map(|descriptor| descriptor.raw()),
-                    age: Duration::from_nanos(now_ns.saturating_sub(slot.started_ns)),
-                    state: match slot.state {
-                        State::Waiting => "waiting for the step before it",
-                        State::Queued => "queued",
-                        State::Parked => "parked",
-                        _ if slot.settled => "notification owed",
-                        _ if slot.desc == NONE && slot.owed == 0 => "waiting",
-                        _ => "in flight",
-                    },
-                    waiter: match slot.notify {
-                        _ if slot.abandoned => Waiter::Abandoned,
-                        Notify::Nobody => Waiter::Nobody,
-                        Notify::Waker(_) => Waiter::Task,
-                        Notify::Once(_) | Notify::Each(_) => Waiter::Callback,
-                        Notify::Cell(_) => Waiter::Foreign,
-                    },
-                }
+            .map(|(index, slot, op)| InFlight {
+                id: OperationId::new(self.table.owner, OpId::new(index, slot.generation)),
+                operation: op.map_or("nop", |op| op.name()),
+                descriptor: op.and_then(|op| self.table.descriptors.number(op)),
+                age: Duration::from_nanos(now_ns.saturating_sub(slot.started_ns)),
+                state: match slot.state {
+                    State::Waiting => "waiting for the step before it",
+                    State::Queued => "queued",
+                    State::Parked => "parked",
+                    _ if slot.settled => "notification owed",
+                    _ if slot.desc == NONE && slot.owed == 0 => "waiting",
+                    _ => "in flight",
+                },
+                waiter: match slot.notify {
+                    _ if slot.abandoned => Waiter::Abandoned,
+                    Notify::Nobody => Waiter::Nobody,
+                    Notify::Waker(_) => Waiter::Task,
+                    Notify::Once(_) | Notify::Each(_) => Waiter::Callback,
+                    Notify::Cell(_) => Waiter::Foreign,
+                },
             })
             .collect();
         dump.sort_by_key(|entry| std::cmp::Reverse(entry.age));

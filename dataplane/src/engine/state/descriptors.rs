@@ -11,6 +11,7 @@
 use super::path::CopyReason;
 use super::slots::NONE;
 use crate::error::{Error, ErrorKind, Result};
+use crate::op::Forms;
 use std::os::fd::{AsRawFd, IntoRawFd, OwnedFd, RawFd};
 
 /// Name of a descriptor: whose it is, index in the table and generation.
@@ -298,6 +299,12 @@ impl Descriptors {
             return None;
         }
         self.entries.get(id.index as usize).filter(|entry| entry.generation == id.generation)
+    }
+
+    /// The number of the descriptor that an operation works on.
+    pub(crate) fn number(&self, op: &impl Forms) -> Option<RawFd> {
+        let named = || op.desc().and_then(|desc| self.peek(desc)).map(Descriptor::raw);
+        op.own_fd().or_else(named)
     }
 
     /// Whether a name was given out by this table, however long ago.

@@ -74,6 +74,7 @@ impl Table {
             id,
             shared: &self.shared,
             descriptor,
+            own_fd: op.own_fd(),
             source,
             scratch,
             registry: &self.registry,
@@ -86,8 +87,8 @@ impl Table {
 
     /// The number of the descriptor an operation works on; -1 if it has none.
     pub(crate) fn descriptor_of(&mut self, id: OpId) -> RawFd {
-        let desc = self.slots.op(id.index()).and_then(|op| op.desc());
-        desc.and_then(|desc| self.descriptors.peek(desc)).map_or(-1, |d| d.raw())
+        let op = self.slots.op(id.index());
+        op.and_then(|op| self.descriptors.number(op)).unwrap_or(-1)
     }
 
     /// Runs a blocking call of an operation on a helper thread; its result arrives by the inbox.

@@ -2,17 +2,22 @@
 //!
 //! A sync_file that failed polls as readable, exactly as one that signalled, so the kernel's answer
 //! never is the outcome: the status is asked for when the descriptor is readable, and one that is
-//! pending still (a report that was not the fence's own) is waited for again. Nothing is taken from
-//! the descriptor: any number of waits may wait for one fence.
+//! pending still (a report that was not the fence's own) is waited for again. Of an event there is
+//! nothing more to ask: the report is its status. Nothing is taken from the descriptor: any number
+//! of waits may wait for one fence.
+//!
+//! The operation has its share of the fence, whose descriptor is open until the last completion
+//! then, and stands in no table.
 
+use crate::capability::Capabilities;
 use crate::engine::Outcome;
-use crate::engine::descriptors::DescId;
 use crate::error::{Error, ErrorKind, Failed};
 use crate::io::Port;
 use crate::op::poll::{attempt_poll, poll_entry};
-use crate::op::{Advance, Attempt, Context, Forms, Interest, Operation, unit, variant};
+use crate::op::{Advance, Attempt, Context, Forms, Interest, Operation, Shape, unit, variant};
 use fence::{Fence, FenceError, FenceStatus};
 use io_uring::squeue::Entry;
+use std::os::fd::{AsRawFd, RawFd};
 use std::sync::Arc;
 
 /// The result of a wait whose fence failed; what it failed with is beside it. Not one that the
@@ -21,7 +26,6 @@ const FAILED: i32 = -libc::EIO;
 
 /// Waits until a fence has signalled. Dropping it loses nothing: the fence stays as it is.
 pub struct FenceWait {
-    desc: DescId,
     fence: Arc<Fence>,
     /// It is over when it is readable, so that the kernel may start the next step of a sequence.
     by_readiness: bool,
@@ -31,10 +35,10 @@ pub struct FenceWait {
 variant!(FenceWait);
 
 impl FenceWait {
-    pub(crate) fn new(desc: DescId, fence: Arc<Fence>, unchecked: bool) -> FenceWait {
+    pub(crate) fn new(fence: Arc<Fence>, unchecked: bool) -> FenceWait {
         // A point is readable too when it has only got its fence.
         let by_readiness = unchecked && !matches!(*fence, Fence::Point(_));
-        FenceWait { desc, fence, by_readiness, failed: None }
+        FenceWait { fence, by_readiness, failed: None }
     }
 
     /// What it waited for; None while others wait for it too.
@@ -56,8 +60,20 @@ fn failed(failure: Result<i32, FenceError>) -> Error {
 impl Forms for FenceWait {
     const NAME: &'static str = "fence wait";
 
-    fn desc(&self) -> Option<DescId> {
-        Some(self.desc)
+    fn shape(&self) -> Shape {
+        match self.fence.descriptor() {
+            Some(_) => Shape::Single,
+            None => Shape::Ordinary,
+        }
+    }
+
+    fn own_fd(&self) -> Option<RawFd> {
+        self.fence.descriptor().map(|fd| fd.as_raw_fd())
+    }
+
+    /// One that has signalled has no descriptor, and nothing is asked of the kernel.
+    fn is_own(&self, _: Capabilities) -> bool {
+        self.own_fd().is_none()
     }
 
     fn links(&self) -> bool {
@@ -69,16 +85,18 @@ impl Forms for FenceWait {
     }
 
     fn attempt(&mut self, cx: &mut Context<'_>) -> Attempt {
-        attempt_poll(Interest::READABLE, cx)
+        match cx.own_fd {
+            Some(_) => attempt_poll(Interest::READABLE, cx),
+            None => Attempt::Done(0),
+        }
     }
 
     fn advance(&mut self, result: i32, _: u32) -> Advance {
         if result < 0 {
             return Advance::Done(result);
         }
-        let status = match self.fence.status() {
-            // The kernel has gone on already: what was taken from an event since is no reason to
-            // wait for another.
+        let status = match self.fence.status_by(result as i16) {
+            // The kernel has gone on already.
             Ok(FenceStatus::Pending) if self.by_readiness => return Advance::Done(0),
             Ok(FenceStatus::Pending) => return Advance::Again,
             Ok(FenceStatus::Signalled) => return Advance::Done(0),

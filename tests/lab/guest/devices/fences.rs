@@ -142,7 +142,7 @@ fn failed_gate(io: &Proactor) -> Result<(), String> {
     let (source, file) = Failing::new()?;
     let (near, far) = pair(io)?;
     let slab = Slab::new(1, 4096).map_err(text)?;
-    let gate = io.fence_waiter(fence(file)?).map_err(text)?;
+    let gate = io.fence_waiter(fence(file)?);
     let sending = io.sequence().then(gate.wait()).send_all(&near, frame(&slab)?.freeze());
     let running = sending.submit().map_err(text)?;
     io.poll(Wait::Now).map_err(text)?;
@@ -221,7 +221,7 @@ fn unchecked_point(io: &Proactor) -> Result<(), String> {
     let point = timeline.point(1).map_err(text)?;
     let (near, far) = pair(io)?;
     let slab = Slab::new(1, 4096).map_err(text)?;
-    let gate = io.fence_waiter(Fence::from(point)).map_err(text)?;
+    let gate = io.fence_waiter(Fence::from(point));
     let steps = io.sequence().then(gate.wait_unchecked());
     let running = steps.send_all(&near, frame(&slab)?.freeze()).submit().map_err(text)?;
     io.poll(Wait::Now).map_err(text)?;

@@ -108,7 +108,7 @@ pub(super) fn fence(world: &mut World<'_>) -> Result<(), String> {
     }
     if world.fences.len() < 4 {
         let event = Event::new().map_err(|error| error.to_string())?;
-        let waiter = world.io.fence_waiter(of(&event)?).map_err(|refused| refused.to_string())?;
+        let waiter = world.io.fence_waiter(of(&event)?);
         world.books.did("fence waiters");
         world.fences.push((event, waiter));
     }
