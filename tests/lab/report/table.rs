@@ -10,6 +10,9 @@ use std::collections::BTreeSet;
 use std::fmt;
 use std::time::Duration;
 
+/// The configuration on io_uring with nothing masked.
+const ALL_OF_IO_URING: &str = "full";
+
 /// A table for each group that was run in guests.
 pub(crate) fn tables(reports: &[Report]) -> String {
     let mut groups: Vec<&str> = Vec::new();
@@ -31,7 +34,7 @@ fn table(group: &str, reports: &[&Report]) -> String {
             columns.push(row);
         }
     }
-    let means: Vec<&Means> = reports.iter().copied().filter_map(richest).collect();
+    let means: Vec<&Means> = reports.iter().copied().filter_map(ring_of).collect();
     let shows_means = !means.is_empty();
     let somewhere: BTreeSet<&String> = means.iter().flat_map(|means| &means.has).collect();
     let mut head = vec!["kernel", "package"];
@@ -46,7 +49,7 @@ fn table(group: &str, reports: &[&Report]) -> String {
         let mut cells = vec![(*kernel).to_owned(), release.clone()];
         cells.extend(columns.iter().map(|column| cell(report, column)));
         if shows_means {
-            cells.push(richest(report).map_or_else(String::new, |one| ring(one, &somewhere)));
+            cells.push(ring_of(report).map_or_else(String::new, |one| ring(one, &somewhere)));
         }
         text += &line(&cells);
     }
@@ -73,10 +76,9 @@ fn cell(report: &Report, column: &str) -> String {
     text
 }
 
-/// Of the configuration that has most of io_uring, or of one that says why there is none.
-fn richest(report: &Report) -> Option<&Means> {
-    let means = report.rows.iter().filter_map(|(_, counts)| counts.means.as_ref());
-    means.max_by_key(|means| (means.has.len(), means.unavailable.is_some()))
+/// What the configuration on io_uring with nothing masked can do.
+fn ring_of(report: &Report) -> Option<&Means> {
+    report.rows.iter().find(|(row, _)| row == ALL_OF_IO_URING)?.1.means.as_ref()
 }
 
 /// What it has, and why not the rest of what there is somewhere.
@@ -146,13 +148,14 @@ mod tests {
         let old = r#"{"configuration":"full","unavailable":"too old"}"#;
         let new = r#"{"configuration":"full","has":["a"],"lacks":{"b":"not yet","c":"never"}}"#;
         let newest = r#"{"configuration":"full","has":["a","b"],"lacks":{"c":"never"}}"#;
+        let epoll = r#"{"configuration":"epoll","has":["a"],"lacks":{}}"#;
         let case = |outcome: &str| {
             format!(r#"{{"case":"x","configuration":"full","outcome":"{outcome}","reason":""}}"#)
         };
         let (ok, skipped) = (case("ok"), case("skipped"));
         let end = ["LAB end p 0", "LAB verdict 16 2.0"];
         vec![
-            report("1.0", &["LAB begin p", old, "test x ... ok", end[0], end[1]]),
+            report("1.0", &["LAB begin p", old, epoll, "test x ... ok", end[0], end[1]]),
             report("2.0", &["LAB begin p", new, &ok, &skipped, "test x ... ok", end[0], end[1]]),
             report("3.0", &["LAB begin p", newest, &ok, end[0], end[1]]),
         ]
@@ -165,9 +168,9 @@ mod tests {
         assert_eq!(
             rows,
             [
-                "| 1.0 | 1.0.0 | not there | 1 passed | too old |",
-                "| 2.0 | 2.0.0 | 1 passed, 1 skipped | 1 passed | a; no b: not yet |",
-                "| 3.0 | 3.0.0 | 1 passed | not run | a, b |",
+                "| 1.0 | 1.0.0 | not there | 0 passed | 1 passed | too old |",
+                "| 2.0 | 2.0.0 | 1 passed, 1 skipped | not run | 1 passed | a; no b: not yet |",
+                "| 3.0 | 3.0.0 | 1 passed | not run | not run | a, b |",
                 "",
             ],
             "{text}"
