@@ -84,8 +84,8 @@ impl fmt::Display for CopyReason {
             CopyReason::KernelCopied => "the kernel reported a copy (loopback always copies)",
             CopyReason::Unsupported => "this backend has no zero-copy send",
             CopyReason::NotPinned => {
-                "the kernel could not pin the memory; register it, or raise RLIMIT_MEMLOCK (that of a \
-                 device cannot be pinned)"
+                "the kernel could not pin the memory; register it, or raise RLIMIT_MEMLOCK; \
+                 that of a device is never pinned"
             }
             CopyReason::SocketReceive => "a socket receive copies out of packet buffers",
             CopyReason::PageCache => "through the page cache; O_DIRECT avoids it",

@@ -48,9 +48,9 @@ impl VulkanDevice {
     ///
     /// # Safety
     ///
-    /// `fence` is this device's, and was handed to a queue already if it is to signal. It is neither
-    /// destroyed, reset nor handed to a queue before the wait is over or dropped, nor in a callback
-    /// that drops it: Vulkan wants it to itself for that.
+    /// `fence` is this device's, and was handed to a queue already if it is to signal. It is
+    /// neither destroyed, reset nor handed to a queue before the wait is over or dropped, nor in a
+    /// callback that drops it: Vulkan wants it to itself for that.
     pub unsafe fn wait_for_fence(&self, fence: vk::Fence) -> Result<VulkanFenceWait, FenceError> {
         self.check(NAME)?;
         let calls = self.held.calls.clone();

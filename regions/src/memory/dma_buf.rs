@@ -5,8 +5,8 @@
 //! the same; where the hardware keeps them the same anyway, that costs two short system calls.
 //! Copies in and out of such a region do it by themselves.
 //!
-//! io_uring refuses to register such a mapping and to send from it without a copy (EFAULT: its pages
-//! belong to a driver); reads, writes, receives and sends that copy work.
+//! io_uring refuses to register such a mapping and to send from it without a copy (EFAULT: its
+//! pages belong to a driver); reads, writes, receives and sends that copy work.
 //!
 //! Source: the kernel's documentation, "Buffer Sharing and Synchronization (dma-buf)".
 //!
