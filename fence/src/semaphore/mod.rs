@@ -143,6 +143,17 @@ impl Semaphore {
         }
     }
 
+    /// As [`on_reach`](Self::on_reach), but what the callback would be told here and now is the
+    /// answer instead, and the callback is dropped.
+    #[cfg(not(loom))]
+    pub(crate) fn on_reach_later<F>(&self, value: u64, callback: F) -> Result<Callback, Outcome>
+    where
+        F: FnOnce(Result<u64, Failure>) + Send + 'static,
+    {
+        let registered = self.core.register(value, Waiter::Callback(Box::new(callback)));
+        registered.map(|key| Callback::pending(&self.core, key)).map_err(|(outcome, _)| outcome)
+    }
+
     /// Relays every advance of this semaphore, and its failure, to `to`.
     ///
     /// What this one has reached is relayed at once, so `to` is never behind it. `to` stays

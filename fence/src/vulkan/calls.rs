@@ -57,15 +57,23 @@ impl Calls {
         }
     }
 
-    /// Fails everything that waits.
+    /// Fails everything that waits. Runs user code: no lock may be held.
     pub(super) fn lose(&self, why: &str) {
-        self.lost.fail(Failure::with_errno(
-            Errno::ENODEV as i32,
-            format!("the Vulkan device is lost: {why}; make a new one"),
-        ));
+        self.lost.fail(Failure::with_errno(Errno::ENODEV as i32, error::lost_message(why)));
     }
 
-    /// What a call's answer means: false is "not yet".
+    /// Passes a result on. Where the driver says in it that the device is lost, everything that
+    /// waits fails: by user code, so no lock may be held, and the caller is outside the driver.
+    pub(super) fn heed<T>(&self, result: Result<T, FenceError>) -> Result<T, FenceError> {
+        result.inspect_err(|error| {
+            if error::is_lost(error) {
+                let message = error.message().to_owned();
+                self.lost.fail(Failure::with_errno(Errno::ENODEV as i32, message));
+            }
+        })
+    }
+
+    /// What a call's answer means: false is "not yet". Its error is to be [heeded](Self::heed).
     pub(super) fn answer(
         &self,
         operation: &'static str,
@@ -76,9 +84,7 @@ impl Calls {
             vk::Result::SUCCESS => Ok(true),
             vk::Result::TIMEOUT | vk::Result::NOT_READY => Ok(false),
             vk::Result::ERROR_DEVICE_LOST => {
-                let why = format!("{call} said so");
-                self.lose(&why);
-                Err(error::lost(operation, &why))
+                Err(error::lost(operation, error::lost_message(&format!("{call} said so"))))
             }
             other => Err(error::refused(operation, call, other)),
         }

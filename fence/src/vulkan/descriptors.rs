@@ -80,12 +80,17 @@ impl VulkanDevice {
         let wait = done.wait(1);
         let link = Some(link);
         let export = VulkanExport { done, wait, handed, link, _device: self.clone() };
-        self.held.waiters.run(EXPORT, move || {
+        self.held.waiters.run(EXPORT, move |wanted| {
             // SAFETY: as promised.
-            let number = unsafe { calls.export(of, Kind::SyncFd) };
-            put.put(number.and_then(taken));
-            // Failed already where the device was lost meanwhile.
-            let _ = told.signal(1);
+            let number = wanted.inside(|| unsafe { calls.export(of, Kind::SyncFd) });
+            move || {
+                // Nobody withdraws it.
+                if let Some(number) = number {
+                    put.put(calls.heed(number).and_then(taken));
+                }
+                // Failed already where the device was lost meanwhile.
+                let _ = told.signal(1);
+            }
         })?;
         Ok(export)
     }
@@ -110,7 +115,11 @@ impl VulkanDevice {
             signalled => {
                 // SAFETY: as promised.
                 let result = unsafe { self.held.calls.import(of, Kind::SyncFd, -1) };
-                return result.map_err(|error| Refused { error, fd: signalled });
+                return self
+                    .held
+                    .calls
+                    .heed(result)
+                    .map_err(|error| Refused { error, fd: signalled });
             }
         };
         // SAFETY: as promised.
@@ -135,8 +144,8 @@ impl VulkanDevice {
     pub unsafe fn export_opaque(&self, of: PayloadOf) -> Result<OwnedFd, FenceError> {
         self.check(EXPORT)?;
         // SAFETY: as promised.
-        let number = unsafe { self.held.calls.export(of, Kind::Opaque)? };
-        owned(number)
+        let number = unsafe { self.held.calls.export(of, Kind::Opaque) };
+        owned(self.held.calls.heed(number)?)
     }
 
     /// Makes the object share the payload of the one that an opaque descriptor was exported from.
@@ -165,7 +174,8 @@ impl VulkanDevice {
     unsafe fn give(&self, of: PayloadOf, kind: Kind, fd: OwnedFd) -> Result<(), Refused<OwnedFd>> {
         let number = fd.into_raw_fd();
         // SAFETY: as promised; the number is open and given away.
-        unsafe { self.held.calls.import(of, kind, number) }.map_err(|error| {
+        let result = unsafe { self.held.calls.import(of, kind, number) };
+        self.held.calls.heed(result).map_err(|error| {
             // SAFETY: a driver that refuses a descriptor leaves it to the caller.
             let fd = unsafe { OwnedFd::from_raw_fd(number) };
             Refused { error, fd }

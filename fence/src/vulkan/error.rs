@@ -30,9 +30,17 @@ pub(super) fn refused(
 }
 
 /// The device is lost.
-pub(super) fn lost(operation: &'static str, why: &str) -> FenceError {
-    let message = format!("the Vulkan device is lost ({why}); make a new one");
+pub(super) fn lost(operation: &'static str, message: impl Into<String>) -> FenceError {
     FenceError::new(operation, FenceErrorKind::Failed, message).with_errno(Errno::ENODEV as i32)
+}
+
+pub(super) fn lost_message(why: &str) -> String {
+    format!("the Vulkan device is lost: {why}; make a new one")
+}
+
+/// Whether a call said so.
+pub(super) fn is_lost(error: &FenceError) -> bool {
+    error.kind() == FenceErrorKind::Failed && error.errno() == Some(Errno::ENODEV as i32)
 }
 
 /// The device was made without something.

@@ -55,7 +55,7 @@ impl VulkanDevice {
         self.check(NAME)?;
         let calls = self.held.calls.clone();
         // SAFETY: as promised.
-        let has_signalled = unsafe { calls.fence_status(NAME, fence)? };
+        let has_signalled = calls.heed(unsafe { calls.fence_status(NAME, fence) })?;
         let (done, link) = mirror(&calls, u64::from(has_signalled));
         let wait = done.wait(1);
         let mut begun = VulkanFenceWait {
@@ -68,25 +68,25 @@ impl VulkanDevice {
         if has_signalled {
             return Ok(begun);
         }
-        let wanted = Wanted::new();
-        let job = wanted.clone();
-        self.held.waiters.run(NAME, move || {
-            let (begun, mut look) = (job.begin(), Look::new());
-            while !job.is_withdrawn() && done.value() == Ok(0) {
-                // SAFETY: the fence is kept until the wait is over, or dropped, which waits for
-                // this.
-                match unsafe { calls.fence_wait(NAME, fence, look.next()) } {
-                    Ok(false) => {}
-                    // The fence may be gone as soon as this is told.
-                    Ok(true) => {
-                        let _ = done.signal(1);
-                    }
-                    Err(problem) => {
-                        done.fail(error::failure(&problem));
-                    }
+        let wanted = self.held.waiters.run(NAME, move |wanted| {
+            let mut look = Look::new();
+            let waited = loop {
+                if done.value() != Ok(0) {
+                    break None;
                 }
+                // SAFETY: the fence is kept until the wait has succeeded, or is dropped, which
+                // waits until nobody is in here.
+                match wanted.inside(|| unsafe { calls.fence_wait(NAME, fence, look.next()) }) {
+                    Some(Ok(false)) => {}
+                    waited => break waited,
+                }
+            };
+            // The fence may be gone as soon as this is told.
+            move || match waited.map(|waited| calls.heed(waited)) {
+                Some(Ok(_)) => drop(done.signal(1)),
+                Some(Err(problem)) => drop(done.fail(error::failure(&problem))),
+                None => {}
             }
-            drop(begun);
         })?;
         begun.wanted = Some(wanted);
         Ok(begun)

@@ -18,7 +18,7 @@
 #![allow(unsafe_code)]
 
 use super::calls::Calls;
-use super::waiters::{Look, Wanted};
+use super::waiters::{Look, Wanted, quietly};
 use super::{VulkanDevice, error, given_up, mirror};
 use crate::device::FenceError;
 use crate::sync::{Mutex, lock};
@@ -34,7 +34,7 @@ const NAME: &str = "vulkan timeline";
 ///
 /// `Send` and `Sync`. Dropping it ends the bridge: it waits until nobody is inside the driver with
 /// the timeline (50 ms at most; see [`stop`](Self::stop)), and fails the semaphore with ECANCELED,
-/// since nobody would signal it any more. In a callback of that semaphore it does not wait.
+/// since nobody would signal it any more. It waits for no callback, and may be dropped in one.
 pub struct VulkanTimeline {
     bridge: Arc<Bridge>,
     wanted: Arc<Wanted>,
@@ -62,22 +62,24 @@ impl VulkanDevice {
         self.check(NAME)?;
         let calls = self.held.calls.clone();
         // SAFETY: as promised.
-        let value = unsafe { calls.timelines(NAME)?.value(semaphore)? };
+        let value = unsafe { calls.timelines(NAME)?.value(semaphore) };
+        let value = calls.heed(value)?;
         let (mirror, link) = mirror(&calls, value);
         let state = Mutex::new(State { reached: value, callback: None, awaited: 0, ended: false });
         let bridge = Arc::new(Bridge { calls, raw: semaphore, mirror, state });
-        let wanted = Wanted::new();
-        let (followed, job) = (bridge.clone(), wanted.clone());
-        let begun = self.held.waiters.run(NAME, move || {
-            let begun = job.begin();
-            followed.follow(value, &job);
-            drop(begun);
+        let followed = bridge.clone();
+        let begun = self.held.waiters.run(NAME, move |wanted| {
+            let problem = followed.follow(value, wanted);
+            move || followed.fail(problem)
         });
-        if let Err(error) = begun {
-            link.unlink();
-            return Err(error);
-        }
-        bridge.lead(value);
+        let wanted = match begun {
+            Ok(wanted) => wanted,
+            Err(error) => {
+                link.unlink();
+                return Err(error);
+            }
+        };
+        bridge.pass(value);
         Ok(VulkanTimeline { bridge, wanted, link: Some(link), _device: self.clone() })
     }
 }
@@ -139,23 +141,22 @@ struct State {
 }
 
 impl Bridge {
-    /// From the device to us, on a waiter thread.
-    fn follow(&self, mut seen: u64, wanted: &Wanted) {
+    /// From the device to us, on a waiter thread; gives what went wrong.
+    fn follow(&self, mut seen: u64, wanted: &Wanted) -> Option<FenceError> {
         let mut look = Look::new();
-        while !wanted.is_withdrawn() && self.mirror.value().is_ok() {
-            match self.next(seen, look.next()) {
+        while self.mirror.value().is_ok() {
+            match wanted.inside(|| self.next(seen, look.next()))? {
                 Ok(value) if value > seen => {
                     seen = value;
                     look = Look::new();
                     // Ours is there already when we signalled the device ourselves.
-                    let _ = self.mirror.signal(value);
+                    quietly(|| self.mirror.signal(value));
                 }
                 Ok(_) => {}
-                Err(problem) => {
-                    self.mirror.fail(error::failure(&problem));
-                }
+                Err(problem) => return Some(problem),
             }
         }
+        None
     }
 
     /// Waits so long for a value beyond the one seen; gives the one there is.
@@ -177,36 +178,60 @@ impl Bridge {
         Ok(value)
     }
 
-    /// From us to the device: waits for the value after `passed` on.
-    fn lead(self: &Arc<Bridge>, passed: u64) {
-        let Some(next) = passed.checked_add(1) else { return };
-        let bridge = self.clone();
-        let callback = self.mirror.on_reach(next, move |outcome| {
-            // A failure stays here: Vulkan's cannot fail.
-            if let Ok(value) = outcome {
-                bridge.pass(value);
+    /// From us to the device: passes on what ours has reached, and will reach.
+    ///
+    /// The next value is waited for before this one is passed on: whoever signals that meanwhile
+    /// passes it on himself, so nobody stays to do it for others.
+    fn pass(self: &Arc<Bridge>, value: u64) {
+        let value = self.lead(value);
+        if let Err(problem) = self.signal(value) {
+            self.fail(Some(problem));
+        }
+    }
+
+    /// Waits for the first value that ours has not, beyond `value`; gives what it has.
+    fn lead(self: &Arc<Bridge>, mut value: u64) -> u64 {
+        while let Some(next) = value.checked_add(1) {
+            let bridge = self.clone();
+            let registered = self.mirror.on_reach_later(next, move |outcome| {
+                // A failure stays here: Vulkan's cannot fail.
+                if let Ok(value) = outcome {
+                    bridge.pass(value);
+                }
+            });
+            match registered {
+                Ok(callback) => {
+                    self.keep(next, callback);
+                    break;
+                }
+                Err(Ok(more)) => value = more,
+                Err(Err(_)) => break,
             }
-        });
+        }
+        value
+    }
+
+    fn keep(&self, awaited: u64, callback: Callback) {
         let mut state = lock(&self.state);
         if state.ended {
             drop(state);
             callback.cancel();
-        } else if next > state.awaited {
-            state.awaited = next;
+        } else if awaited > state.awaited {
+            state.awaited = awaited;
             state.callback = Some(callback);
         }
         // Otherwise it was called already and the one after it is there.
     }
 
-    /// Signals the device, if it is not there yet, and waits for the next value.
-    fn pass(self: &Arc<Bridge>, value: u64) {
-        if let Err(problem) = self.signal(value) {
+    /// Ours fails, and with a lost device everything else.
+    fn fail(&self, problem: Option<FenceError>) {
+        if let Some(problem) = problem {
+            let _ = self.calls.heed::<()>(Err(problem.clone()));
             self.mirror.fail(error::failure(&problem));
-            return;
         }
-        self.lead(value);
     }
 
+    /// Signals the device, if it is not there yet.
     fn signal(&self, value: u64) -> Result<(), FenceError> {
         // Held over the call: when `end` has had it, nobody is inside the driver.
         let mut state = lock(&self.state);

@@ -5,19 +5,22 @@
 //! next job and end with the pool, whose drop waits for all of them (but for the thread it runs
 //! on): then nobody is inside the driver any more.
 //!
-//! A job looks at its [`Wanted`] between short waits, and leaves when that is withdrawn.
+//! # The end of a job
+//!
+//! A job goes into the driver by [`Wanted::inside`], for short waits, and leaves when it is
+//! withdrawn. Whoever withdraws it waits until it is outside, and never for code of the user's that
+//! the job runs there: that may want what the one who waits holds. What a job has to tell, it tells
+//! when it is over; its thread counts as free before that, since whoever is told may want it. So a
+//! job may be queued behind a callback, at the limit only, and never behind a wait.
 
 use crate::device::{FenceError, FenceErrorKind};
-use crate::sync::{Condvar, Mutex, lock};
+use crate::sync::{AtomicBool, Condvar, Mutex, Ordering, lock};
 use crate::{Semaphore, Wait};
 use std::collections::VecDeque;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, OnceLock, PoisonError};
-use std::thread::{self, JoinHandle, ThreadId};
+use std::sync::{Arc, PoisonError};
+use std::thread::{self, JoinHandle};
 use std::time::Duration;
-
-type Job = Box<dyn FnOnce() + Send>;
 
 pub(super) struct Waiters {
     shared: Arc<Shared>,
@@ -32,12 +35,22 @@ struct Shared {
 
 #[derive(Default)]
 struct State {
-    /// Each has an idle thread that will take it.
+    /// Each has a thread that will take it, idle or leaving.
     jobs: VecDeque<Job>,
     idle: usize,
+    /// Threads whose job is over, but for what it tells.
+    leaving: usize,
     threads: Vec<JoinHandle<()>>,
     ended: bool,
 }
+
+struct Job {
+    wanted: Arc<Wanted>,
+    work: Box<dyn FnOnce(&Wanted) -> Tell + Send>,
+}
+
+/// What is told when a job is over.
+type Tell = Box<dyn FnOnce()>;
 
 impl Waiters {
     pub(super) fn new(limit: usize) -> Waiters {
@@ -48,32 +61,35 @@ impl Waiters {
         lock(&self.shared.state).threads.len()
     }
 
-    /// Runs the job on a thread of its own.
-    pub(super) fn run(
+    /// Runs the job on a thread of its own, and then what the job gives, which tells of it.
+    pub(super) fn run<T: FnOnce() + 'static>(
         &self,
         operation: &'static str,
-        job: impl FnOnce() + Send + 'static,
-    ) -> Result<(), FenceError> {
+        work: impl FnOnce(&Wanted) -> T + Send + 'static,
+    ) -> Result<Arc<Wanted>, FenceError> {
+        let wanted = Wanted::new(&self.shared);
+        let work = Box::new(|wanted: &Wanted| -> Tell { Box::new(work(wanted)) });
+        let job = Job { wanted: wanted.clone(), work };
         let mut state = lock(&self.shared.state);
-        if state.idle > state.jobs.len() {
-            state.jobs.push_back(Box::new(job));
+        let (is_full, jobs) = (state.threads.len() >= self.limit, state.jobs.len());
+        if state.idle > jobs || (is_full && state.idle + state.leaving > jobs) {
+            state.jobs.push_back(job);
             self.shared.changed.notify_one();
-            return Ok(());
+            return Ok(wanted);
         }
-        if state.threads.len() >= self.limit {
+        if is_full {
             return Err(self.refusal(operation));
         }
         let shared = self.shared.clone();
-        let first: Job = Box::new(job);
         let thread = thread::Builder::new().name("vulkan-waiter".to_owned());
-        let thread = thread.spawn(move || serve(&shared, first)).map_err(|error| {
+        let thread = thread.spawn(move || serve(&shared, job)).map_err(|error| {
             let message =
                 format!("a waiter thread could not be started: {error}; end some threads");
             FenceError::new(operation, FenceErrorKind::Exhausted, message)
                 .with_errno(error.raw_os_error().unwrap_or_default())
         })?;
         state.threads.push(thread);
-        Ok(())
+        Ok(wanted)
     }
 
     fn refusal(&self, operation: &'static str) -> FenceError {
@@ -96,26 +112,30 @@ impl Waiters {
     }
 }
 
-/// The life of a thread. What a job leaves by a panic of the user's code (a callback of a
-/// semaphore's) has been reported by the panic hook; the thread goes on.
+/// The life of a thread.
 fn serve(shared: &Shared, first: Job) {
-    let mut job = Some(first);
-    loop {
-        if let Some(job) = job.take() {
-            // A payload may panic when it is dropped; it is leaked then.
-            let _ = catch_unwind(AssertUnwindSafe(job)).map_err(std::mem::forget);
-        }
+    let mut next = Some(first);
+    while let Some(Job { wanted, work }) = next.take() {
+        let tell = quietly(|| work(&wanted));
+        wanted.free();
+        quietly(|| wanted.left.signal(1));
+        drop(wanted);
+        tell.map(quietly);
         let mut state = lock(&shared.state);
+        state.leaving -= 1;
         state.idle += 1;
         while state.jobs.is_empty() && !state.ended {
             state = shared.changed.wait(state).unwrap_or_else(PoisonError::into_inner);
         }
         state.idle -= 1;
-        job = state.jobs.pop_front();
-        if job.is_none() {
-            return;
-        }
+        next = state.jobs.pop_front();
     }
+}
+
+/// Runs code of the user's. Of its panic the panic hook has told; the thread goes on.
+pub(super) fn quietly<R>(user_code: impl FnOnce() -> R) -> Option<R> {
+    // A payload may panic when it is dropped; it is leaked then.
+    catch_unwind(AssertUnwindSafe(user_code)).map_err(std::mem::forget).ok()
 }
 
 impl Drop for Waiters {
@@ -157,29 +177,31 @@ impl Look {
 
 /// Whether a job is still wanted, and whether it has left the driver.
 pub(super) struct Wanted {
+    pool: Arc<Shared>,
     withdrawn: AtomicBool,
-    thread: OnceLock<ThreadId>,
-    /// Reaches 1 when the job has ended.
+    /// Held inside the driver.
+    inside: Mutex<()>,
+    /// Whether its thread is counted as leaving.
+    freed: AtomicBool,
+    /// Reaches 1 when the job is over.
     left: Semaphore,
 }
 
 impl Wanted {
-    pub(super) fn new() -> Arc<Wanted> {
+    fn new(pool: &Arc<Shared>) -> Arc<Wanted> {
         Arc::new(Wanted {
+            pool: pool.clone(),
             withdrawn: AtomicBool::new(false),
-            thread: OnceLock::new(),
+            inside: Mutex::new(()),
+            freed: AtomicBool::new(false),
             left: Semaphore::new(0),
         })
     }
 
-    pub(super) fn is_withdrawn(&self) -> bool {
-        self.withdrawn.load(Ordering::Acquire)
-    }
-
-    /// In the job: it ends when this is dropped.
-    pub(super) fn begin(self: &Arc<Wanted>) -> Begun {
-        self.thread.get_or_init(|| thread::current().id());
-        Begun(self.clone())
+    /// In the job: calls the driver, and no code of the user's. None: the job is withdrawn.
+    pub(super) fn inside<R>(&self, call: impl FnOnce() -> R) -> Option<R> {
+        let _inside = lock(&self.inside);
+        (!self.withdrawn.load(Ordering::Acquire)).then(call)
     }
 
     /// Asks the job to leave, and gives the wait for that.
@@ -188,23 +210,18 @@ impl Wanted {
         self.left.wait(1)
     }
 
-    /// Asks the job to leave and waits until it has. From inside the job itself (a callback that
-    /// drops what it is told by) it only asks: the job makes no call after that.
+    /// Asks the job to leave and waits until it is outside the driver, for good.
     pub(super) fn withdraw_blocking(&self) {
         drop(self.withdraw());
-        if self.thread.get() != Some(&thread::current().id()) {
-            // It never fails and has no deadline.
-            let _ = self.left.wait_blocking(1, None);
-        }
+        drop(lock(&self.inside));
+        self.free();
     }
-}
 
-/// A job under way.
-pub(super) struct Begun(Arc<Wanted>);
-
-impl Drop for Begun {
-    fn drop(&mut self) {
-        let _ = self.0.left.signal(1);
+    /// The thread has nothing to do for this any more.
+    fn free(&self) {
+        if !self.freed.swap(true, Ordering::AcqRel) {
+            lock(&self.pool.state).leaving += 1;
+        }
     }
 }
 

@@ -22,9 +22,13 @@ pub const CASES: &[Case] = &[
     Case { name: "vulkan/a_timeline_both_ways", needs: &[], run: both_ways },
     Case { name: "vulkan/a_timeline_skips_values", needs: &[], run: skips },
     Case { name: "vulkan/a_timeline_of_many_signallers", needs: &[], run: many_signallers },
+    Case { name: "vulkan/a_timeline_of_hasty_signallers", needs: &[], run: hasty_signallers },
     Case { name: "vulkan/a_timeline_is_let_go", needs: &[], run: let_go },
     Case { name: "vulkan/a_timeline_stops_without_blocking", needs: &[], run: stops },
     Case { name: "vulkan/a_timeline_dropped_in_its_callback", needs: &[], run: dropped_inside },
+    Case { name: "vulkan/a_timeline_dropped_beside_its_callback", needs: &[], run: dropped_beside },
+    Case { name: "vulkan/a_fence_dropped_beside_its_callback", needs: &[], run: fence_beside },
+    Case { name: "vulkan/a_callback_panics", needs: &[], run: callback_panics },
     Case { name: "vulkan/a_wait_does_not_spin", needs: &[], run: does_not_spin },
     Case { name: "vulkan/a_fence_is_awaited", needs: &[], run: awaited },
     Case { name: "vulkan/a_fence_that_has_signalled", needs: &[], run: signalled_before },
@@ -34,6 +38,7 @@ pub const CASES: &[Case] = &[
     Case { name: "vulkan/a_lost_device_fails_all", needs: &[], run: lost },
     Case { name: "vulkan/a_driver_that_says_lost", needs: &[], run: driver_lost },
     Case { name: "vulkan/a_signal_to_a_lost_device", needs: &[], run: lost_by_signal },
+    Case { name: "vulkan/a_bridge_dropped_when_it_is_lost", needs: &[], run: dropped_when_lost },
 ];
 
 /// Longer than anything takes.
@@ -154,10 +159,36 @@ fn many_signallers(cx: &Cx<'_>) -> Result<(), Skip> {
     Ok(())
 }
 
+/// Signals of ours that are faster than the driver takes them: however far they get meanwhile, the
+/// stack of whoever passes them on does not grow with it.
+fn hasty_signallers(cx: &Cx<'_>) -> Result<(), Skip> {
+    let gpu = gpu()?;
+    let timeline = gpu.timeline(0);
+    let (faults, vulkan) = Faults::new(gpu);
+    let bridge = bridged(&vulkan, &timeline);
+    let (semaphore, end) = (bridge.semaphore(), Instant::now() + Duration::from_millis(250));
+    faults.answer(Answer::SlowSignals);
+    std::thread::scope(|scope| {
+        for _ in 0..2 {
+            let small = std::thread::Builder::new().stack_size(1 << 17);
+            let signals = move || {
+                while Instant::now() < end {
+                    let value = semaphore.value().expect("it is sound");
+                    let _ = semaphore.signal(value + 1);
+                }
+            };
+            small.spawn_scoped(scope, signals).expect("a thread");
+        }
+    });
+    let last = semaphore.value().expect("it is sound");
+    cx.poll_until("the device to be there too", || value(gpu, &timeline) == last);
+    Ok(())
+}
+
 /// Whoever waits is told that nobody will signal, and the timeline is the user's again.
 fn let_go(cx: &Cx<'_>) -> Result<(), Skip> {
     let gpu = gpu()?;
-    let (timeline, vulkan) = (gpu.timeline(0), gpu.vulkan());
+    let (timeline, vulkan) = (gpu.timeline(0), gpu.with_waiters(1));
     let bridge = bridged(&vulkan, &timeline);
     let left = bridge.semaphore().clone();
     let wait = cx.io.wait_semaphore(&left, 1).submit().expect("room");
@@ -198,6 +229,61 @@ fn dropped_inside(cx: &Cx<'_>) -> Result<(), Skip> {
     cx.poll_until("its end", || errno_of(&semaphore) == Some(libc::ECANCELED));
     // The last handle waits until the thread has left the driver.
     drop(vulkan);
+    Ok(())
+}
+
+/// Whether a drop ends before a callback does that was told on a waiter thread.
+fn is_dropped_beside<T>(semaphore: &Semaphore, begins: impl FnOnce(), dropped: T) -> bool {
+    let ((began, begun), (go_on, waits)) = (mpsc::channel(), mpsc::channel::<()>());
+    let (ended, end) = mpsc::channel();
+    semaphore.on_reach(1, move |_| {
+        began.send(()).expect("the case waits");
+        let in_time = waits.recv_timeout(Duration::from_secs(2)).is_ok();
+        ended.send(in_time).expect("the case waits");
+    });
+    begins();
+    begun.recv_timeout(PATIENCE).expect("it is called");
+    drop(dropped);
+    let _ = go_on.send(());
+    end.recv_timeout(PATIENCE).expect("it ends")
+}
+
+/// A drop waits for the driver, and for no callback: that may want what the dropper holds.
+fn dropped_beside(_: &Cx<'_>) -> Result<(), Skip> {
+    let gpu = gpu()?;
+    let (timeline, vulkan) = (gpu.timeline(0), gpu.vulkan());
+    let bridge = bridged(&vulkan, &timeline);
+    let semaphore = bridge.semaphore().clone();
+    let work = || Work::default().signals(timeline.raw, 1).submit(gpu, None);
+    assert!(is_dropped_beside(&semaphore, work, bridge), "the drop waited for the callback");
+    Ok(())
+}
+
+fn fence_beside(_: &Cx<'_>) -> Result<(), Skip> {
+    let gpu = gpu()?;
+    let (gate, fence, vulkan) = (gpu.timeline(0), plain(gpu), gpu.vulkan());
+    Work::default().after(gate.raw, 1).tells(fence.raw).submit(gpu, None);
+    let wait = waiting(&vulkan, &fence);
+    let semaphore = wait.semaphore().clone();
+    let begins = || signal(gpu, &gate, 1);
+    assert!(is_dropped_beside(&semaphore, begins, wait), "the drop waited for the callback");
+    Ok(())
+}
+
+/// What the user's code does on a waiter thread ends no bridge.
+fn callback_panics(cx: &Cx<'_>) -> Result<(), Skip> {
+    let gpu = gpu()?;
+    let timeline = gpu.timeline(0);
+    let bridge = bridged(&gpu.vulkan(), &timeline);
+    let (told, done) = mpsc::channel();
+    bridge.semaphore().on_reach(1, move |_| {
+        told.send(()).expect("the case waits");
+        std::panic::resume_unwind(Box::new("of a case"));
+    });
+    Work::default().signals(timeline.raw, 1).submit(gpu, None);
+    done.recv_timeout(PATIENCE).expect("it is called");
+    Work::default().signals(timeline.raw, 2).submit(gpu, None);
+    cx.poll_until("the next value", || bridge.semaphore().value() == Ok(2));
     Ok(())
 }
 
@@ -299,18 +385,17 @@ fn bounded(cx: &Cx<'_>) -> Result<(), Skip> {
     assert_eq!(refused.kind(), FenceErrorKind::Exhausted);
     assert!(refused.message().contains("all 1 waiter threads"), "{refused}");
     drop(bridge);
-    // The thread is idle a moment after it has said that it left.
-    let limit = Instant::now() + PATIENCE;
-    let waited = loop {
-        // SAFETY: see the head of this file.
-        match unsafe { vulkan.wait_for_fence(two.raw) } {
-            Ok(wait) => break wait,
-            Err(_) => assert!(Instant::now() < limit, "the thread does not come back"),
-        }
-        std::thread::yield_now();
-    };
-    signal(gpu, &gate, 1);
-    cx.block_on(waited).expect("it signalled");
+    // At once, each time: the thread of what is over is free before anybody hears of it.
+    for turn in 1..=20 {
+        drop(waiting(&vulkan, &two));
+        let wait = waiting(&vulkan, &two);
+        signal(gpu, &gate, turn);
+        cx.block_on(wait).expect("it signalled");
+        // SAFETY: it has signalled, and nobody waits for it.
+        unsafe { gpu.device.reset_fences(&[two.raw]) }.expect("it is reset");
+        Work::default().after(gate.raw, turn + 1).tells(two.raw).submit(gpu, None);
+    }
+    signal(gpu, &gate, 21);
     assert_eq!(vulkan.waiter_threads(), 1);
     Ok(())
 }
@@ -357,5 +442,24 @@ fn lost_by_signal(_: &Cx<'_>) -> Result<(), Skip> {
     let _ = bridge.semaphore().signal(1);
     assert_eq!(errno_of(bridge.semaphore()), Some(libc::ENODEV));
     assert!(vulkan.lost().is_some());
+    Ok(())
+}
+
+/// Dropping everything when the device is lost is what a callback may well do, also inside the
+/// signal that finds out.
+fn dropped_when_lost(_: &Cx<'_>) -> Result<(), Skip> {
+    let gpu = gpu()?;
+    let timeline = gpu.timeline(0);
+    let (faults, vulkan) = Faults::new(gpu);
+    let bridge = bridged(&vulkan, &timeline);
+    let (semaphore, (told, done)) = (bridge.semaphore().clone(), mpsc::channel());
+    semaphore.on_reach(2, move |reached| {
+        drop(bridge);
+        told.send(reached.err().and_then(|failure| failure.errno())).expect("the case waits");
+    });
+    faults.answer(Answer::LostSignals);
+    std::thread::spawn(move || semaphore.signal(1));
+    let errno = done.recv_timeout(PATIENCE).expect("it does not hang");
+    assert_eq!(errno, Some(libc::ENODEV));
     Ok(())
 }

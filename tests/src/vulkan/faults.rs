@@ -26,6 +26,10 @@ pub enum Answer {
     Own,
     /// Every wait, status and signal says that the device is lost.
     Lost,
+    /// Only signals say so.
+    LostSignals,
+    /// Signals take a while.
+    SlowSignals,
     /// Exports give this number.
     Number(RawFd),
     /// Exports fail for want of descriptors.
@@ -92,9 +96,13 @@ fn answer() -> Answer {
     *ANSWER.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// A driver that is lost takes a moment to say so.
 fn lost() -> Option<vk::Result> {
-    (answer() == Answer::Lost).then(|| {
+    lost_by(&[Answer::Lost])
+}
+
+/// A driver that is lost takes a moment to say so.
+fn lost_by(answers: &[Answer]) -> Option<vk::Result> {
+    answers.contains(&answer()).then(|| {
         std::thread::sleep(Duration::from_millis(1));
         vk::Result::ERROR_DEVICE_LOST
     })
@@ -155,7 +163,10 @@ unsafe extern "system" fn signal_semaphore(
     device: vk::Device,
     info: *const vk::SemaphoreSignalInfo<'_>,
 ) -> vk::Result {
-    lost().unwrap_or_else(|| {
+    if answer() == Answer::SlowSignals {
+        std::thread::sleep(Duration::from_micros(20));
+    }
+    lost_by(&[Answer::Lost, Answer::LostSignals]).unwrap_or_else(|| {
         let call = driver!(device, c"vkSignalSemaphore", vk::PFN_vkSignalSemaphore);
         // SAFETY: as it was called.
         unsafe { call(device, info) }
