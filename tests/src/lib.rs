@@ -26,7 +26,7 @@ mod report;
 mod runner;
 pub mod soak;
 mod stand_in;
-mod vulkan;
+pub mod vulkan;
 
 pub use case::{Case, Skip};
 pub use cx::{Cx, OPERATIONS};

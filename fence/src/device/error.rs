@@ -20,6 +20,8 @@ pub enum FenceErrorKind {
     Unsupported,
     /// The kernel refused the call.
     Refused,
+    /// This process is a forked child, and the thing its parent's.
+    Forked,
 }
 
 /// What went wrong: the operation, the kind, the errno as it came, and what to do about it.

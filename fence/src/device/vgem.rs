@@ -129,6 +129,8 @@ pub enum FenceEnd {
 struct Promise {
     device: VgemDevice,
     number: u32,
+    /// The process that made it.
+    owner: u32,
     /// Held while it is signalled, so that whoever sees it signalled knows by whom.
     end: Mutex<Option<FenceEnd>>,
 }
@@ -147,6 +149,10 @@ struct Owed {
 
 impl Drop for Owed {
     fn drop(&mut self) {
+        // A forked child has copies of the semaphore and of this; the fence is its parent's.
+        if self.promise.owner != std::process::id() {
+            return;
+        }
         let mut end = self.promise.end();
         // An error says that it had signalled by itself.
         if uapi::vgem_signal(self.promise.device.fd.as_fd(), self.promise.number).is_ok() {
@@ -230,7 +236,8 @@ impl Semaphore {
         }
         let (file, number) = device.fence()?;
         let device = device.clone();
-        let promise = Arc::new(Promise { device, number, end: Mutex::new(None) });
+        let (owner, end) = (std::process::id(), Mutex::new(None));
+        let promise = Arc::new(Promise { device, number, owner, end });
         let mut owed = Owed { promise: promise.clone(), end: FenceEnd::Failed };
         // The callback stays when its handle goes.
         self.on_reach(value, move |reached| {

@@ -21,6 +21,8 @@ pub(super) struct Calls {
     pub(super) timeline: Option<timeline_semaphore::DeviceFn>,
     pub(super) fence_fd: Option<external_fence_fd::DeviceFn>,
     pub(super) semaphore_fd: Option<external_semaphore_fd::DeviceFn>,
+    /// The process that made it.
+    owner: u32,
     /// Fails with the device; everything that waits is linked to it. Its value stays 0.
     pub(super) lost: Semaphore,
 }
@@ -53,8 +55,15 @@ impl Calls {
                 .then(|| external_fence_fd::DeviceFn::load(find)),
             semaphore_fd: has(find(c"vkGetSemaphoreFdKHR"))
                 .then(|| external_semaphore_fd::DeviceFn::load(find)),
+            owner: std::process::id(),
             lost: Semaphore::new(0),
         }
+    }
+
+    /// Whether this is a forked child, where nothing is called, locked or waited for: the threads
+    /// are the parent's, and any lock may be held by one that is not here.
+    pub(super) fn is_forked(&self) -> bool {
+        self.owner != std::process::id()
     }
 
     /// Fails everything that waits. Runs user code: no lock may be held.

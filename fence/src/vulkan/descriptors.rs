@@ -52,7 +52,7 @@ pub struct VulkanExport {
     wait: Wait,
     handed: Arc<Handed<Result<Fence, FenceError>>>,
     link: Option<Link>,
-    _device: VulkanDevice,
+    device: VulkanDevice,
 }
 
 impl VulkanDevice {
@@ -69,7 +69,8 @@ impl VulkanDevice {
     ///
     /// The object is this device's, was created for the export of SYNC_FD, and has signalled or its
     /// signal is pending. It is neither destroyed nor used otherwise before the future is ready;
-    /// if that is dropped before, not until the last handle of the `VulkanDevice` is dropped.
+    /// if that is dropped before, or fails with ENODEV (the call may still be under way then), not
+    /// until the last handle of the `VulkanDevice` is dropped.
     pub unsafe fn export(&self, of: PayloadOf) -> Result<VulkanExport, FenceError> {
         self.check(EXPORT)?;
         let calls = self.held.calls.clone();
@@ -79,7 +80,7 @@ impl VulkanDevice {
         let (told, put) = (done.clone(), handed.clone());
         let wait = done.wait(1);
         let link = Some(link);
-        let export = VulkanExport { done, wait, handed, link, _device: self.clone() };
+        let export = VulkanExport { done, wait, handed, link, device: self.clone() };
         self.held.waiters.run(EXPORT, move |wanted| {
             // SAFETY: as promised.
             let number = wanted.inside(|| unsafe { calls.export(of, Kind::SyncFd) });
@@ -239,7 +240,7 @@ impl Future for VulkanExport {
 
 impl Drop for VulkanExport {
     fn drop(&mut self) {
-        if let Some(link) = self.link.take() {
+        if let Some(link) = self.link.take().filter(|_| !self.device.held.calls.is_forked()) {
             link.unlink();
         }
     }

@@ -43,6 +43,12 @@ pub(super) fn is_lost(error: &FenceError) -> bool {
     error.kind() == FenceErrorKind::Failed && error.errno() == Some(Errno::ENODEV as i32)
 }
 
+/// The device is the parent's.
+pub(super) fn forked(operation: &'static str) -> FenceError {
+    let message = "the Vulkan device is the parent's; make instance and device anew in the child";
+    FenceError::new(operation, FenceErrorKind::Forked, message)
+}
+
 /// The device was made without something.
 pub(super) fn missing(operation: &'static str, what: &str, enable: &str) -> FenceError {
     let message = format!("the device has no {what}; make it with {enable} enabled");

@@ -35,7 +35,7 @@ pub struct VulkanFenceWait {
     /// None: it had signalled at once.
     wanted: Option<Arc<Wanted>>,
     link: Option<Link>,
-    _device: VulkanDevice,
+    device: VulkanDevice,
 }
 
 impl VulkanDevice {
@@ -49,8 +49,8 @@ impl VulkanDevice {
     /// # Safety
     ///
     /// `fence` is this device's, and was handed to a queue already if it is to signal. It is
-    /// neither destroyed, reset nor handed to a queue before the wait is over or dropped, nor in a
-    /// callback that drops it: Vulkan wants it to itself for that.
+    /// neither destroyed, reset nor handed to a queue before the wait has succeeded or is dropped:
+    /// Vulkan wants it to itself for that, and a wait that has failed may be inside the driver yet.
     pub unsafe fn wait_for_fence(&self, fence: vk::Fence) -> Result<VulkanFenceWait, FenceError> {
         self.check(NAME)?;
         let calls = self.held.calls.clone();
@@ -63,7 +63,7 @@ impl VulkanDevice {
             wait,
             wanted: None,
             link: Some(link),
-            _device: self.clone(),
+            device: self.clone(),
         };
         if has_signalled {
             return Ok(begun);
@@ -104,8 +104,8 @@ impl VulkanFenceWait {
     /// not block.
     pub fn stop(&self) -> Wait {
         match &self.wanted {
-            Some(wanted) => wanted.withdraw(),
-            None => Semaphore::new(1).wait(1),
+            Some(wanted) if !self.device.held.calls.is_forked() => wanted.withdraw(),
+            _ => Semaphore::new(1).wait(1),
         }
     }
 }
@@ -120,6 +120,9 @@ impl Future for VulkanFenceWait {
 
 impl Drop for VulkanFenceWait {
     fn drop(&mut self) {
+        if self.device.held.calls.is_forked() {
+            return;
+        }
         if let Some(wanted) = &self.wanted {
             wanted.withdraw_blocking();
         }

@@ -38,6 +38,11 @@
 //! Sources: the chapters "Synchronization and Cache Control" of the Vulkan specification,
 //! VK_KHR_timeline_semaphore, VK_KHR_external_fence_fd, VK_KHR_external_semaphore_fd.
 //!
+//! # Forked children
+//!
+//! A driver is not made for fork(2). In a child every call is an error (Forked), a bridged
+//! semaphore that is signalled fails, and drops touch neither the driver nor the parent's threads.
+//!
 //! # Unsafe
 //!
 //! Handles of Vulkan are numbers that say nothing of how long they live: that is the caller's
@@ -70,7 +75,9 @@ const WAITERS: usize = 64;
 /// What the driver of a user's device can do for waiting; see the head of this module.
 ///
 /// `Send` and `Sync`; a clone is another handle on the same. Every method may be called from any
-/// thread. Dropping the last handle waits until no waiter thread is inside the driver.
+/// thread. Dropping the last handle, which timelines, waits and exports have too, waits until the
+/// waiter threads have ended, and so for callbacks that run on them: hold nothing then that one of
+/// them wants.
 #[derive(Clone)]
 pub struct VulkanDevice {
     held: Arc<Held>,
@@ -150,11 +157,22 @@ impl VulkanDevice {
         self.held.calls.lost.value().err().map(|failed| failed.failure)
     }
 
-    /// An error where the device is lost already.
+    /// An error where the device is lost already, and in a forked child.
     fn check(&self, operation: &'static str) -> Result<(), FenceError> {
+        if self.held.calls.is_forked() {
+            return Err(error::forked(operation));
+        }
         match self.lost() {
             None => Ok(()),
             Some(failure) => Err(error::lost(operation, failure.message())),
+        }
+    }
+}
+
+impl Drop for Held {
+    fn drop(&mut self) {
+        if !self.calls.is_forked() {
+            self.waiters.end();
         }
     }
 }

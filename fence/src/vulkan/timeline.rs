@@ -54,10 +54,10 @@ impl VulkanDevice {
     ///
     /// # Safety
     ///
-    /// `semaphore` is a timeline of this device's. It is destroyed after the bridge is dropped, and
-    /// not in a callback that drops it. Its values stay apart as Vulkan demands: a value signalled
-    /// on the bridge is above the timeline's and below those of signals that are pending, at most
-    /// maxTimelineSemaphoreValueDifference away (valid usage of VkSemaphoreSignalInfo).
+    /// `semaphore` is a timeline of this device's. It is destroyed after the bridge is dropped. Its
+    /// values stay apart as Vulkan demands: a value signalled on the bridge is above the timeline's
+    /// and below those of signals that are pending, at most maxTimelineSemaphoreValueDifference
+    /// away (valid usage of VkSemaphoreSignalInfo).
     pub unsafe fn timeline(&self, semaphore: vk::Semaphore) -> Result<VulkanTimeline, FenceError> {
         self.check(NAME)?;
         let calls = self.held.calls.clone();
@@ -99,6 +99,9 @@ impl VulkanTimeline {
 
     /// Ends the bridge without blocking; when the wait is over, dropping this does not block.
     pub fn stop(&self) -> Wait {
+        if self.bridge.calls.is_forked() {
+            return Semaphore::new(1).wait(1);
+        }
         self.bridge.end();
         self.wanted.withdraw()
     }
@@ -106,6 +109,9 @@ impl VulkanTimeline {
 
 impl Drop for VulkanTimeline {
     fn drop(&mut self) {
+        if self.bridge.calls.is_forked() {
+            return;
+        }
         self.bridge.end();
         self.wanted.withdraw_blocking();
         if let Some(link) = self.link.take() {
@@ -233,6 +239,9 @@ impl Bridge {
 
     /// Signals the device, if it is not there yet.
     fn signal(&self, value: u64) -> Result<(), FenceError> {
+        if self.calls.is_forked() {
+            return Err(error::forked(NAME));
+        }
         // Held over the call: when `end` has had it, nobody is inside the driver.
         let mut state = lock(&self.state);
         if state.ended || value <= state.reached {

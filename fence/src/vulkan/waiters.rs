@@ -2,7 +2,7 @@
 //!
 //! A thread begins when there is a job and no idle thread, up to the limit; beyond it a job is
 //! refused, never queued behind a wait of which nobody knows the end. Idle threads stay for the
-//! next job and end with the pool, whose drop waits for all of them (but for the thread it runs
+//! next job and end with the pool, whose end waits for all of them (but for the thread it runs
 //! on): then nobody is inside the driver any more.
 //!
 //! # The end of a job
@@ -138,8 +138,9 @@ pub(super) fn quietly<R>(user_code: impl FnOnce() -> R) -> Option<R> {
     catch_unwind(AssertUnwindSafe(user_code)).map_err(std::mem::forget).ok()
 }
 
-impl Drop for Waiters {
-    fn drop(&mut self) {
+impl Waiters {
+    /// Ends the threads, and waits for them.
+    pub(super) fn end(&self) {
         let threads = {
             let mut state = lock(&self.shared.state);
             state.ended = true;

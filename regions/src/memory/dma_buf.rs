@@ -52,7 +52,7 @@ impl Region {
             let message = format!("the dma-buf has {size} bytes, and {len} are said to be used");
             return Err(RegionError::invalid(OPERATION, message));
         }
-        let mapping = Mapping::of_fd(OPERATION, fd.as_fd(), size)?;
+        let mapping = Mapping::of_driver(OPERATION, fd.as_fd(), size)?;
         let mut inner = Inner::mapped(mapping, len, Source::DmaBuf);
         inner.fd = Some(fd);
         let region = inner.into_region();
@@ -62,7 +62,8 @@ impl Region {
 
     /// Begins access by the CPU: what a device has written before is seen, and what the CPU writes
     /// is seen by the device when the guard is dropped. It keeps no device out: wait for its fence
-    /// first. For memory that is no dma-buf it does nothing.
+    /// first. For memory that is no dma-buf, and for access that neither reads nor writes here, it
+    /// does nothing.
     ///
     /// # Errors
     /// The system's; a driver may have lost its device.
@@ -76,6 +77,7 @@ impl Region {
         if access.contains(Access::WRITE) {
             flags |= SYNC_WRITE;
         }
+        let fd = fd.filter(|_| flags != 0);
         if let Some(fd) = fd {
             sync(fd, flags).map_err(|errno| refused(OPERATION, errno))?;
         }

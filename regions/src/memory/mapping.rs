@@ -63,6 +63,23 @@ impl Mapping {
         Self::map(operation, len, libc::MAP_SHARED, fd.as_raw_fd())
     }
 
+    /// A shared mapping of a driver's memory, all of it.
+    pub(crate) fn of_driver(
+        operation: &'static str,
+        fd: BorrowedFd<'_>,
+        len: usize,
+    ) -> Result<Self, RegionError> {
+        Self::of_fd(operation, fd, len).map_err(|error| match error.errno {
+            None | Some(libc::ENOMEM) => error,
+            Some(code) => {
+                let doing = format!("mmap of {len} bytes of a driver's memory");
+                let next = "export it for reading and writing (O_RDWR), from a driver that lets \
+                            the CPU map it, or copy it with its device";
+                RegionError::system(operation, code, &doing, next)
+            }
+        })
+    }
+
     fn map(operation: &'static str, len: usize, flags: i32, fd: i32) -> Result<Self, RegionError> {
         let protection = libc::PROT_READ | libc::PROT_WRITE;
         // SAFETY: without MAP_FIXED the kernel picks unused addresses, so no memory of anybody

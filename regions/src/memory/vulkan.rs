@@ -67,8 +67,9 @@ impl<'a> VulkanTarget<'a> {
     /// A device with those it came from.
     ///
     /// # Safety
-    /// `device` was made from `physical`, and that from `instance`; all three outlive every
-    /// [`VulkanMemory`], and every region mapped from one, that is made with this.
+    /// `device` was made from `physical`, and that from `instance`; none of them is destroyed
+    /// before the last use of this or of a copy, nor before every [`VulkanMemory`] that is made
+    /// with one, and every region mapped from such, is gone.
     pub unsafe fn new(
         instance: &'a ash::Instance,
         physical: vk::PhysicalDevice,
@@ -142,7 +143,8 @@ impl<'a> VulkanTarget<'a> {
     }
 }
 
-/// Device memory made here; freed when this is dropped.
+/// Device memory made here; freed when this is dropped, but not in a forked child: it is the
+/// parent's.
 ///
 /// `Send` and `Sync`. Bind buffers and images to [`raw`](Self::raw), and destroy them before.
 pub struct VulkanMemory {
@@ -152,6 +154,7 @@ pub struct VulkanMemory {
     memory_type: u32,
     /// Whose memory it is, if it was imported.
     region: Option<Region>,
+    owner_pid: u32,
 }
 
 impl VulkanMemory {
@@ -213,7 +216,7 @@ impl VulkanMemory {
         let memory = unsafe { target.device.allocate_memory(&info, None) };
         let memory = memory.map_err(|error| refused(OPERATION, "vkAllocateMemory", error))?;
         let device = target.device.clone();
-        Ok(Self { device, memory, len, memory_type, region: Some(region.clone()) })
+        Ok(Self::new(device, memory, len, memory_type, Some(region.clone())))
     }
 
     /// Device memory of an opaque descriptor that [`VulkanTarget::export`] gave. `memory_type` and
@@ -249,7 +252,17 @@ impl VulkanMemory {
             drop(unsafe { OwnedFd::from_raw_fd(number) });
             refused(OPERATION, "vkAllocateMemory", error)
         })?;
-        Ok(Self { device: target.device.clone(), memory, len, memory_type, region: None })
+        Ok(Self::new(target.device.clone(), memory, len, memory_type, None))
+    }
+
+    fn new(
+        device: ash::Device,
+        memory: vk::DeviceMemory,
+        len: usize,
+        memory_type: u32,
+        region: Option<Region>,
+    ) -> Self {
+        Self { device, memory, len, memory_type, region, owner_pid: std::process::id() }
     }
 
     /// The memory, to bind to.
@@ -276,7 +289,8 @@ impl VulkanMemory {
     /// lease and span of the region are gone, on the thread that dropped it.
     ///
     /// # Safety
-    /// The memory type is host visible and coherent, and nobody else maps the memory. The device
+    /// The memory type is host visible and coherent, and nobody else maps the memory, which is none
+    /// of a region's ([`import_region`](Self::import_region)): that has an address. The device
     /// writes it only while no copy, lease or span of the region is used: its fences say when.
     ///
     /// # Errors
@@ -303,6 +317,9 @@ impl VulkanMemory {
 
 impl Drop for VulkanMemory {
     fn drop(&mut self) {
+        if self.owner_pid != std::process::id() {
+            return;
+        }
         // SAFETY: the device outlives this, by `VulkanTarget::new`, and what was bound is gone.
         unsafe { self.device.free_memory(self.memory, None) };
     }

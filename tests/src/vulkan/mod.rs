@@ -39,9 +39,13 @@ const WANTED: &[&CStr] = &[
 /// The device of the process.
 pub struct Gpu {
     _entry: ash::Entry,
+    /// What the device comes from.
     pub instance: ash::Instance,
+    /// The first there is.
     pub physical: vk::PhysicalDevice,
+    /// With everything enabled that cases use, where it has that.
     pub device: ash::Device,
+    /// Of its queue.
     pub family: u32,
     queue: Mutex<vk::Queue>,
     /// As the driver names itself.
@@ -257,6 +261,7 @@ impl Gpu {
 /// Something of the device's, destroyed at the end.
 pub struct Owned<'a, T: Destroy> {
     gpu: &'a Gpu,
+    /// Its handle.
     pub raw: T,
 }
 

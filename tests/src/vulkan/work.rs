@@ -18,6 +18,7 @@ pub struct Filled<'a> {
     /// Memory that was allocated for it alone.
     own: Option<vk::DeviceMemory>,
     len: u64,
+    /// Of its memory, where that is its own.
     pub memory_type: u32,
 }
 

@@ -1,11 +1,15 @@
 //! A forked child owns nothing of its parent's proactor: every call says Forked, every drop leaves
 //! the kernel alone, and the parent goes on as if there had been no child.
-#![allow(clippy::unwrap_used)]
+//!
+//! Unsafe: handles of Vulkan are destroyed by their drop, after what was made with them.
+#![allow(clippy::unwrap_used, unsafe_code)]
 
 use crate::child;
 
 use crate::child::{Ended, forked};
-use dataplane::regions::Slab;
+use conformance::vulkan::{TIMELINE, gpu, lacking};
+use dataplane::fence::FenceErrorKind;
+use dataplane::regions::{Slab, VulkanMemory};
 use dataplane::{Backend, ErrorKind, OpenOptions, Options, Placement, Proactor};
 use dataplane::{ProactorPool, ProactorThread, Wait};
 use std::cell::RefCell;
@@ -213,5 +217,51 @@ fn tasks_stay_with_the_parent() {
         });
         assert_eq!(ended, Ended::Code(GOOD));
         assert_eq!(io.block_on(task).unwrap().unwrap(), 5);
+    });
+}
+
+fn is_over(mut wait: impl Future + Unpin) -> bool {
+    Pin::new(&mut wait).poll(&mut Context::from_waker(Waker::noop())).is_ready()
+}
+
+/// A Vulkan device, its waiter threads and what it was lent are the parent's.
+#[test]
+fn a_vulkan_device_is_the_parents() {
+    child::alone(module_path!(), "a_vulkan_device_is_the_parents", || {
+        let gpu = match gpu() {
+            Ok(gpu) => gpu,
+            Err(skip) => return child::say(&format!("skipped: {}", skip.0)),
+        };
+        let (timeline, fence, vulkan) =
+            (gpu.timeline(0), gpu.fence(Default::default()), gpu.vulkan());
+        let slab = Slab::new(4, 4096).unwrap();
+        let memory = match gpu.target().imports_regions() {
+            // SAFETY: the device writes none of it.
+            true => unsafe { VulkanMemory::import_region(&gpu.target(), slab.region(), !0) }.ok(),
+            false => return child::say(&lacking(&[TIMELINE], "no host memory is imported").0),
+        };
+        // SAFETY: see the head of this file.
+        let bridge = unsafe { vulkan.timeline(timeline.raw) }.unwrap();
+        // SAFETY: as above.
+        let wait = unsafe { vulkan.wait_for_fence(fence.raw) }.unwrap();
+        let mut held = Some((bridge, wait, memory, vulkan));
+        let ended = forked(|| {
+            let (bridge, wait, memory, vulkan) = held.take().unwrap();
+            // SAFETY: as above.
+            let refused = unsafe { vulkan.timeline(timeline.raw) }.map(drop).unwrap_err();
+            assert_eq!(refused.kind(), FenceErrorKind::Forked);
+            assert!(is_over(bridge.stop()) && is_over(wait.stop()));
+            let _ = bridge.semaphore().signal(7);
+            assert!(bridge.semaphore().value().is_err(), "the device is not signalled from here");
+            drop((bridge, wait, memory, vulkan));
+            GOOD
+        });
+        assert_eq!(ended, Ended::Code(GOOD), "no drop hangs or panics");
+        let (bridge, ..) = held.as_ref().unwrap();
+        bridge.semaphore().signal(1).unwrap();
+        // SAFETY: it is alive.
+        let value = unsafe { gpu.device.get_semaphore_counter_value(timeline.raw) };
+        assert_eq!(value, Ok(1), "it is the parent's bridge still");
+        drop(held);
     });
 }

@@ -117,6 +117,7 @@ const MODULES: &[(&str, &str)] = &[
     ("tests/tests/process/child/allocations.rs", "a counting allocator"),
     ("tests/tests/process/child/mod.rs", "a test that forks"),
     ("tests/tests/process/child/system_calls.rs", "a test that counts system calls by ptrace"),
+    ("tests/tests/process/fork.rs", "promises about a device that a child inherits"),
     ("tests/tests/process/handoff.rs", "a test with a signal handler of its own"),
     ("tests/tests/process/passing.rs", "the promise that comes with a passed slab"),
     ("tools/src/fence/vulkan.rs", "a program of Vulkan's"),
