@@ -111,6 +111,10 @@ impl Engine {
         if own && op.falls_back(event.result) {
             self.counters.fell_back += 1;
             self.trace.fell_back(op.name(), -event.result);
+            if event.flags & MORE != 0 {
+                // The notification of what failed says nothing of what follows.
+                op.cut_off();
+            }
             if let Some(found) = op.desc().and_then(|desc| self.table.descriptors.find(desc)) {
                 found.policy.refused = true;
             }

@@ -124,19 +124,19 @@ impl<'a> VulkanTarget<'a> {
         Ok(unsafe { OwnedFd::from_raw_fd(number) })
     }
 
-    /// The first of the allowed memory types, those that the CPU sees as it is before others.
+    /// The first of the allowed memory types in which the CPU and the device see the same at once.
     fn memory_type(&self, operation: &'static str, allowed: u32) -> Result<u32, RegionError> {
         // SAFETY: by `new`.
         let types = unsafe { self.instance.get_physical_device_memory_properties(self.physical) };
         let wanted = vk::MemoryPropertyFlags::HOST_VISIBLE | vk::MemoryPropertyFlags::HOST_COHERENT;
-        let is_allowed = |index: &u32| allowed & (1 << index) != 0;
-        let all = || (0..types.memory_type_count).filter(is_allowed);
-        let seen =
-            all().find(|&index| types.memory_types[index as usize].property_flags.contains(wanted));
-        seen.or_else(|| all().next()).ok_or_else(|| {
+        let fits = |index: &u32| {
+            let flags = types.memory_types[*index as usize].property_flags;
+            allowed & (1 << index) != 0 && flags.contains(wanted)
+        };
+        (0..types.memory_type_count).find(fits).ok_or_else(|| {
             let message = format!(
-                "no memory type of the device is allowed ({allowed:#b} are, of {} types)",
-                types.memory_type_count
+                "of the memory types that are allowed ({allowed:#b}) none is host visible and \
+                 coherent; copy the memory"
             );
             RegionError::new(operation, RegionErrorKind::Unavailable, message)
         })
