@@ -142,6 +142,7 @@ impl Suite {
             ("Dir::State::status", format!("{folder}/status")),
             ("Dir::Cache", format!("{folder}/cache")),
             ("APT::Architecture", "amd64".into()),
+            ("Acquire::Retries", "3".into()),
             // Before the suite it adds to, which apt would prefer.
             ("APT::Default-Release", self.name.clone()),
             // The unprivileged user that root fetches as may not write here.
