@@ -101,6 +101,10 @@ impl Engine {
         if is_linked && own && event.result == -libc::ECANCELED {
             return self.chain_broke(index);
         }
+        if event.result < 0 && event.flags & MORE != 0 {
+            // A notification follows the failure, and says nothing of what goes out instead.
+            op.cut_off();
+        }
         let retry = event.result == -libc::EINTR || event.result == -libc::EAGAIN;
         if retry && own && op.means_again(event.result) {
             return self.try_again(index);
@@ -111,10 +115,6 @@ impl Engine {
         if own && op.falls_back(event.result) {
             self.counters.fell_back += 1;
             self.trace.fell_back(op.name(), -event.result);
-            if event.flags & MORE != 0 {
-                // The notification of what failed says nothing of what follows.
-                op.cut_off();
-            }
             if let Some(found) = op.desc().and_then(|desc| self.table.descriptors.find(desc)) {
                 found.policy.refused = true;
             }

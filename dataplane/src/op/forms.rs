@@ -249,8 +249,8 @@ pub trait Forms {
         let _ = scratch;
     }
 
-    /// The chain it was in ended before it began. True: it is a zero-copy send, whose notification
-    /// comes all the same.
+    /// It failed, or the chain it was in ended before it began. True: it is a zero-copy send, whose
+    /// notification comes all the same.
     fn cut_off(&mut self) -> bool {
         false
     }

@@ -5,7 +5,6 @@
 //! socket's send queue moves on with the result. Which of the two forms runs is the socket's
 //! policy, decided when the entry is written; the completion says what happened.
 
-use crate::backend::MORE;
 use crate::backend::uring::sqe;
 use crate::capability::Capability;
 use crate::engine::Outcome;
@@ -120,9 +119,7 @@ impl Progress {
         refused && asked && !self.require && !self.unpinnable
     }
 
-    fn advance(&mut self, result: i32, flags: u32, total: usize) -> Advance {
-        // A notification may follow a failure, and says nothing of what goes out instead.
-        self.cut_off |= result < 0 && flags & MORE != 0;
+    fn advance(&mut self, result: i32, total: usize) -> Advance {
         if self.copies_instead(result) {
             self.unpinnable = true;
             return Advance::Again;
@@ -288,9 +285,9 @@ impl Forms for Send {
         )
     }
 
-    fn advance(&mut self, result: i32, flags: u32) -> Advance {
+    fn advance(&mut self, result: i32, _: u32) -> Advance {
         let total = self.span.len();
-        self.progress.advance(result, flags, total)
+        self.progress.advance(result, total)
     }
 
     fn cut_off(&mut self) -> bool {
@@ -427,9 +424,9 @@ impl Forms for SendVectored {
         )
     }
 
-    fn advance(&mut self, result: i32, flags: u32) -> Advance {
+    fn advance(&mut self, result: i32, _: u32) -> Advance {
         let total = self.spans.total_bytes();
-        self.progress.advance(result, flags, total)
+        self.progress.advance(result, total)
     }
 
     fn cut_off(&mut self) -> bool {
